@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import plotly.graph_objects
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ from tuner.visualization.landscape import contour, isolation, rank, slices
 from tuner.visualization.matplotlib_backend import canvas, png
 from tuner.visualization.parameters import MAX_AXES, parallel_coordinates
 from tuner.visualization.parts import ACCENT, MAX_CURVES
-from tuner.visualization.plotly_backend import to_div
+from tuner.visualization.plotly_backend import drawing, to_div
 
 FAMILIES = ("constant", "exponential", "cosine_restarts")
 STEPS = 90
@@ -114,6 +115,11 @@ def test_every_plot_takes_any_study_or_says_why_it_is_missing(kind: str):
         else:
             with pytest.raises(ValueError, match="nothing to draw"):
                 png(figure)
+
+
+def test_plotly_knows_every_property_of_a_figure():
+    for figure in draw(RECORDS["usual"]):
+        plotly.graph_objects.Figure(drawing(figure))  # raises a ValueError for another one
 
 
 @pytest.mark.parametrize("name", [figure.name for figure in draw(RECORDS["usual"])])

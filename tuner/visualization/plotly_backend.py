@@ -4,16 +4,15 @@ import html
 import math
 import statistics
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import plotly.graph_objects as go
+import plotly.io
 from plotly.offline import get_plotlyjs
-from plotly.subplots import make_subplots
 
 from tuner.visualization.figure import FEW_DECADES, Figure, Panel, Scale, Series, Surface, even_ticks
 
-__all__ = ["library", "to_div"]
+__all__ = ["drawing", "library", "to_div"]
 
 PIXELS = 96
 """Pixels in an inch."""
@@ -23,6 +22,15 @@ LETTERS, TURNED = 18, 60  # letters of a turned name, and its height in pixels
 LEVELS = 10  # number of levels of a surface
 MOST_TICKS = 10
 INK, GRID = "#7d8590", "rgba(125,133,144,0.25)"  # readable on light and dark backgrounds
+AXIS = {
+    "gridcolor": GRID,
+    "linecolor": GRID,
+    "tickcolor": GRID,
+    "zeroline": False,
+    "exponentformat": "e",
+    "automargin": True,
+}
+CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 
 
 def library() -> str:
@@ -41,6 +49,23 @@ def to_div(figure: Figure, page: str = "plot") -> str:
     Raises:
         ValueError: If the figure has no panels.
     """
+    markup: str = plotly.io.to_html(
+        drawing(figure),
+        config=CONFIG,
+        include_plotlyjs=False,
+        full_html=False,
+        validate=False,  # building plotly's objects takes longer than everything else
+        div_id=f"{page}-{figure.name}",
+    )
+    return markup
+
+
+def drawing(figure: Figure) -> dict[str, Any]:
+    """Return a figure as plotly's data and layout.
+
+    Raises:
+        ValueError: If the figure has no panels.
+    """
     if not figure.panels:
         raise ValueError(f"{figure.name} has nothing to draw: {figure.caption}")
     height = figure.rows * figure.height * PIXELS
@@ -48,79 +73,105 @@ def to_div(figure: Figure, page: str = "plot") -> str:
     if figure.rows > 1 and any(_are_long(panel) for panel in figure.panels):
         between += TURNED
         height += (figure.rows - 1) * TURNED
-    drawing = make_subplots(
-        figure.rows,
-        figure.columns,
-        shared_xaxes="columns" if figure.shared_x else False,
-        shared_yaxes="rows" if figure.shared_y else False,
-        subplot_titles=[_escaped(panel.title) for panel in figure.panels] if figure.columns > 1 else None,
-        horizontal_spacing=0.06 if figure.shared_y else 0.09,
-        vertical_spacing=between / height if not figure.shared_x else 0.05,
-    )
+    columns = _parts(figure.columns, 0.06 if figure.shared_y else 0.09)
+    rows = _parts(figure.rows, between / height if not figure.shared_x else 0.05)[::-1]
+    traces: list[dict[str, Any]] = []
+    axes: dict[str, Any] = {}
+    notes: list[dict[str, Any]] = []
     named: set[str] = set()
     for index, panel in enumerate(figure.panels):
-        row, column = index // figure.columns + 1, index % figure.columns + 1
+        row, column = divmod(index, figure.columns)
+        x_name, y_name = _name("x", index), _name("y", index)
+        names = {"xaxis": x_name, "yaxis": y_name}
         if panel.surface is not None and figure.scale is not None:
-            drawing.add_trace(_surface(panel.surface, figure.scale), row, column)
+            traces.append(_surface(panel.surface, figure.scale) | names)
         for series in panel.series:
-            drawing.add_trace(_trace(series, series.label not in named), row, column)
+            traces.append(_trace(series, series.label not in named) | names)
             named.add(series.label)
-        sharing = figure.panels if figure.shared_x else [panel]
-        across = [x for each in sharing for series in each.series for x in series.x]
-        _set_axes(drawing, panel, across, row, column, is_first=column == 1 or not figure.shared_y)
-        if figure.columns > 1 and panel.x_ticks and _are_long(panel):
-            names = [name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…" for name in panel.x_ticks.values()]
-            drawing.update_xaxes(ticktext=[_escaped(name) for name in names], tickangle=40, row=row, col=column)
-        if figure.columns > 1:
-            label = "\n".join(textwrap.wrap(panel.x_label, WIDEST_LABEL))
-            drawing.update_xaxes(title_text=_escaped(label), row=row, col=column)
+        x_axis, y_axis = _axes(figure, index)
+        axes[_name("xaxis", index)] = x_axis | {"domain": columns[column], "anchor": y_name}
+        axes[_name("yaxis", index)] = y_axis | {"domain": rows[row], "anchor": x_name}
+        notes += [_note(text, x=x, y=y, xref=x_name, yref=y_name) for x, y, text in panel.notes]
+        if figure.columns > 1 and panel.title:
+            above = {"xref": "paper", "yref": "paper", "xanchor": "center", "yanchor": "bottom"}
+            notes.append(_note(panel.title, x=sum(columns[column]) / 2, y=rows[row][1], **above))
     if figure.scale is not None and not figure.scale.is_point:
-        drawing.add_trace(_color_bar(figure.scale), 1, 1)
-    for update in (drawing.update_xaxes, drawing.update_yaxes):
-        update(gridcolor=GRID, linecolor=GRID, zeroline=False, tickcolor=GRID, exponentformat="e")
-    drawing.update_layout(
-        template="none",
-        height=height + 90,
-        margin={"l": 10, "r": 10, "t": 36, "b": 64},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": INK, "family": "system-ui, sans-serif", "size": 12},
-        legend={"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0},
-        hovermode="closest",
-        modebar={"bgcolor": "rgba(0, 0, 0, 0)"},  # it may lie above a title
-        hoverlabel={"align": "left"},
-    )
-    drawing.update_annotations(font={"size": 12})
-    markup: str = drawing.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=f"{page}-{figure.name}",
-        config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
-    )
-    return markup
+        traces.append(_color_bar(figure.scale) | {"xaxis": "x", "yaxis": "y"})
+    layout = {
+        **axes,
+        "annotations": notes,
+        "height": height + 90,
+        "margin": {"l": 10, "r": 10, "t": 36, "b": 64},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"color": INK, "family": "system-ui, sans-serif", "size": 12},
+        "legend": {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0},
+        "hovermode": "closest",
+        "modebar": {"bgcolor": "rgba(0, 0, 0, 0)"},  # it may lie above a title
+        "hoverlabel": {"align": "left"},
+    }
+    return {"data": traces, "layout": layout}
 
 
-def _set_axes(drawing: go.Figure, panel: Panel, across: Sequence[float], row: int, column: int, is_first: bool) -> None:
-    place = {"row": row, "col": column}
-    drawing.update_xaxes(title_text=_escaped(panel.x_label), title_standoff=4, automargin=True, **place)
-    drawing.update_yaxes(title_text=_escaped(panel.y_label) if is_first else "", automargin=True, **place)
+def _parts(count: int, gap: float) -> list[list[float]]:
+    """Return the beginnings and ends of equal parts of the interval from 0 to 1."""
+    size = (1 - gap * (count - 1)) / count
+    return [[index * (size + gap), index * (size + gap) + size] for index in range(count)]
+
+
+def _name(kind: str, index: int) -> str:
+    """Return plotly's name of an axis."""
+    return f"{kind}{index + 1 if index else ''}"
+
+
+def _note(text: str, **place: Any) -> dict[str, Any]:
+    return {"text": _escaped(text), "showarrow": False, "font": {"size": 12}, **place}
+
+
+def _axes(figure: Figure, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the axes of a panel, without their places."""
+    panel = figure.panels[index]
+    column = index % figure.columns
+    sharing = figure.panels if figure.shared_x else [panel]
+    across = [x for each in sharing for series in each.series for x in series.x]
     down = [y for each in panel.series for y in each.y]
-    for update, log, limits, ticks, values, is_counted in (
-        (drawing.update_xaxes, panel.log_x, panel.x_range, panel.x_ticks, across, panel.counts_x),
-        (drawing.update_yaxes, panel.log_y, panel.y_range, panel.y_ticks, down, panel.counts_y),
-    ):
-        if log:
-            ends = limits or (min(values), max(values))
-            update(type="log", tickangle=0, **_log_ticks(ends), **place)
-        if limits is not None:
-            update(range=[math.log10(limit) for limit in limits] if log else list(limits), **place)
-        if ticks is not None:
-            update(tickvals=list(ticks), ticktext=[_escaped(text) for text in ticks.values()], **place)
-        places = limits or [value for value in values if not math.isnan(value)]
-        if is_counted and not log and ticks is None and places and max(places) - min(places) <= MOST_TICKS:
-            update(dtick=1, **place)  # no halves of an epoch
-    for x, y, text in panel.notes:
-        drawing.add_annotation(x=x, y=y, text=_escaped(text), showarrow=False, **place)
+    x_axis = _axis(panel.log_x, panel.x_range, panel.x_ticks, across, panel.counts_x)
+    y_axis = _axis(panel.log_y, panel.y_range, panel.y_ticks, down, panel.counts_y)
+    label, y_label = panel.x_label, panel.y_label
+    if figure.columns > 1:
+        label = "\n".join(textwrap.wrap(label, WIDEST_LABEL))
+        if panel.x_ticks and _are_long(panel):
+            names = [name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…" for name in panel.x_ticks.values()]
+            x_axis |= {"ticktext": [_escaped(name) for name in names], "tickangle": 40}
+    lowest = (figure.rows - 1) * figure.columns + column
+    if figure.shared_x and index != lowest < len(figure.panels):
+        x_axis |= {"matches": _name("x", lowest), "showticklabels": False}
+    if figure.shared_y and column:
+        y_axis |= {"matches": _name("y", index - column), "showticklabels": False}
+        y_label = ""
+    x_axis["title"] = {"text": _escaped(label), "standoff": 4}
+    y_axis["title"] = {"text": _escaped(y_label)}
+    return x_axis, y_axis
+
+
+def _axis(
+    log: bool,
+    limits: tuple[float, float] | None,
+    ticks: Mapping[float, str] | None,
+    values: Sequence[float],
+    is_counted: bool,
+) -> dict[str, Any]:
+    axis: dict[str, Any] = dict(AXIS)
+    if log:
+        axis |= {"type": "log", "tickangle": 0, **_log_ticks(limits or (min(values), max(values)))}
+    if limits is not None:
+        axis["range"] = [math.log10(limit) for limit in limits] if log else list(limits)
+    if ticks is not None:
+        axis |= {"tickvals": list(ticks), "ticktext": [_escaped(text) for text in ticks.values()]}
+    places = limits or [value for value in values if not math.isnan(value)]
+    if is_counted and not log and ticks is None and places and max(places) - min(places) <= MOST_TICKS:
+        axis["dtick"] = 1  # no halves of an epoch
+    return axis
 
 
 def _are_long(panel: Panel) -> bool:
@@ -143,7 +194,7 @@ def _log_ticks(limits: tuple[float, float]) -> dict[str, Any]:
     return {"tickvals": inside, "ticktext": [f"{place:g}" for place in inside]}
 
 
-def _trace(series: Series, is_first: bool) -> go.Scatter | go.Bar | go.Box:
+def _trace(series: Series, is_first: bool) -> dict[str, Any]:
     name = _escaped(series.label)
     hover = [_escaped(text) for text in series.hover]
     common = {
@@ -155,75 +206,81 @@ def _trace(series: Series, is_first: bool) -> go.Scatter | go.Bar | go.Box:
     }
     match series.mark:
         case "bars":
-            return go.Bar(x=series.x, y=series.y, orientation="h", marker_color=series.color, width=0.66, **common)
+            bars = {"type": "bar", "orientation": "h", "marker": {"color": series.color}, "width": 0.66}
+            return {**common, **bars, "x": series.x, "y": series.y}
         case "box":
             # The same method as matplotlib's.
             low, middle, high = statistics.quantiles(series.y, n=4, method="inclusive")
             reach = 1.5 * (high - low)
-            return go.Box(
-                x=[series.x[0]],
-                q1=[low],
-                median=[middle],
-                q3=[high],
-                lowerfence=[min(y for y in series.y if y >= low - reach)],
-                upperfence=[max(y for y in series.y if y <= high + reach)],
-                fillcolor=_translucent(series.color),
-                line_color=series.color,
-                line_width=1.5,
-                width=0.5,
-                hoverinfo="skip",
-                showlegend=False,
-            )
+            return {
+                "type": "box",
+                "x": [series.x[0]],
+                "q1": [low],
+                "median": [middle],
+                "q3": [high],
+                "lowerfence": [min(y for y in series.y if y >= low - reach)],
+                "upperfence": [max(y for y in series.y if y <= high + reach)],
+                "fillcolor": _translucent(series.color),
+                "line": {"color": series.color, "width": 1.5},
+                "width": 0.5,
+                "hoverinfo": "skip",
+                "showlegend": False,
+            }
         case "band":
-            return go.Scatter(
-                x=[*series.x, *reversed(series.x)],
-                y=[*series.y, *reversed(series.upper)],
-                mode="lines",
-                line={"width": 0, "color": series.color},
-                fill="toself",
-                fillcolor=_translucent(series.color),
-                **{**common, "hoverinfo": "skip"},
-            )
+            return {
+                **common,
+                "type": "scatter",
+                "x": [*series.x, *reversed(series.x)],
+                "y": [*series.y, *reversed(series.upper)],
+                "mode": "lines",
+                "line": {"width": 0, "color": series.color},
+                "fill": "toself",
+                "fillcolor": _translucent(series.color),
+                "hoverinfo": "skip",
+            }
         case "points" | "crosses":
             shape = series.symbol if series.mark == "points" else "x-thin"
             edge = {"color": INK if series.colors else series.color, "width": 0.5 if series.colors else 1.5}
             marker = {"color": list(series.colors) or series.color, "symbol": shape, "size": 8, "line": edge}
-            return go.Scatter(x=series.x, y=series.y, mode="markers", marker=marker, cliponaxis=False, **common)
+            points = {"type": "scatter", "mode": "markers", "marker": marker, "cliponaxis": False}
+            return {**common, **points, "x": series.x, "y": series.y}
         case _:
-            return go.Scatter(
-                x=series.x,
-                y=series.y,
-                mode="lines+markers" if series.marked else "lines",
-                marker={"symbol": series.symbol, "size": 6},
-                line={
+            return {
+                **common,
+                "type": "scatter",
+                "x": series.x,
+                "y": series.y,
+                "mode": "lines+markers" if series.marked else "lines",
+                "marker": {"symbol": series.symbol, "size": 6},
+                "line": {
                     "color": series.color,
                     "width": series.width,
                     "dash": series.dash,
                     "shape": "hv" if series.mark == "steps" else "linear",
                 },
-                **common,
-            )
+            }
 
 
 def _translucent(color: str) -> str:
     return f"rgba({', '.join(str(int(color[at : at + 2], 16)) for at in (1, 3, 5))}, 0.18)"
 
 
-def _surface(surface: Surface, scale: Scale) -> go.Contour:
+def _surface(surface: Surface, scale: Scale) -> dict[str, Any]:
     low, high = sorted((scale.low, scale.high))
-    return go.Contour(
-        x=surface.x,
-        y=surface.y,
-        z=surface.values,
-        colorscale=_colors(scale),
-        zmin=low,
-        zmax=high,
-        contours={"start": low, "end": high, "size": (high - low) / LEVELS or 1.0},
-        line={"width": 0},
-        opacity=0.45,
-        showscale=False,
-        hoverinfo="skip",
-    )
+    return {
+        "type": "contour",
+        "x": surface.x,
+        "y": surface.y,
+        "z": surface.values,
+        "colorscale": _colors(scale),
+        "zmin": low,
+        "zmax": high,
+        "contours": {"start": low, "end": high, "size": (high - low) / LEVELS or 1.0},
+        "line": {"width": 0},
+        "opacity": 0.45,
+        "showscale": False,
+        "hoverinfo": "skip",
+    }
 
 
 def _colors(scale: Scale) -> list[tuple[float, str]]:
@@ -231,18 +288,18 @@ def _colors(scale: Scale) -> list[tuple[float, str]]:
     return [(index / (len(stops) - 1), stop) for index, stop in enumerate(stops)]
 
 
-def _color_bar(scale: Scale) -> go.Scatter:
+def _color_bar(scale: Scale) -> dict[str, Any]:
     title = {"text": _escaped(scale.title), "side": "right"}  # above the bar, it would touch the highest tick
-    bar = {"title": title, "thickness": 12, "outlinewidth": 0}
     marker = {
         "color": [min(scale.low, scale.high)],
         "cmin": min(scale.low, scale.high),
         "cmax": max(scale.low, scale.high),
         "colorscale": _colors(scale),
         "showscale": True,
-        "colorbar": bar,
+        "colorbar": {"title": title, "thickness": 12, "outlinewidth": 0},
     }
-    return go.Scatter(x=[None], y=[None], mode="markers", marker=marker, showlegend=False, hoverinfo="skip")
+    hidden = {"x": [None], "y": [None], "showlegend": False, "hoverinfo": "skip"}
+    return {"type": "scatter", "mode": "markers", "marker": marker, **hidden}
 
 
 def _escaped(text: str) -> str:
