@@ -4,6 +4,7 @@ It reads the stores and nothing else, and never uses their content as HTML, as a
 """
 
 import base64
+import functools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from tuner.errors import BadInputError
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from tuner.analysis.comparison import Comparison
     from tuner.analysis.record import StudyRecord
     from tuner.tracking.reader import MlflowStudy
     from tuner.visualization.figure import Figure
 
-__all__ = ["Chapter", "render", "write_report"]
+__all__ = ["Chapter", "render", "template", "write_report"]
 
 TOP_TRIALS = 15
 NAME, SEVERAL, WIDEST = 6.0, 46.0, 90.0  # widths in rem: of a name below an axis, of several panels, of any figure
@@ -103,9 +106,22 @@ def write_report(names: Sequence[str], storage: str, uri: str, path: Path) -> No
         raise BadInputError([f"{path}: cannot be written ({error.strerror})."]) from error
 
 
+@functools.cache
+def template() -> "Template":
+    """Return the template of the page, compiled."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("tuner.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template(TEMPLATE)
+
+
 def render(chapters: Sequence[Chapter]) -> str:
     """Return the page."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     from tuner.analysis.comparison import chance
@@ -120,13 +136,6 @@ def render(chapters: Sequence[Chapter]) -> str:
     def drawn(figure: "Figure", identifier: str) -> tuple["Figure", str]:
         return figure, Markup(to_div(figure, identifier)) if figure.panels else ""
 
-    page = Environment(
-        loader=PackageLoader("tuner.reporting", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template(TEMPLATE)
     content = [
         {
             "id": f"study-{index}",
@@ -153,7 +162,7 @@ def render(chapters: Sequence[Chapter]) -> str:
         figure = compare([chapters[each].record for each in members if not chapters[each].own])
         pair = drawn(figure, f"all-{index}" if title else "all")
         groups.append((title, [content[each] for each in members], pair))
-    return page.render(
+    return template().render(
         chapters=content,
         groups=groups,
         chance=chance,

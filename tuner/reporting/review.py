@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.analysis.record import MIN_FOR_IMPORTANCE
 from tuner.engines.fork_server import ForkedCall, PreparedProcess, how_it_ended
+from tuner.engines.machine import cores
 from tuner.errors import BadInputError, StudyFailedError, TunerError
 from tuner.interrupts import die_with_parent
 from tuner.storage.folders import OBJECTS_FILE, open_own
@@ -28,17 +29,21 @@ from tuner.text import pluralize
 from tuner.tracking.pages import REPORT
 
 if TYPE_CHECKING:
+    from multiprocessing.context import ForkProcess
+
     import torch
     from pytorch_lightning import LightningDataModule
 
     from tuner.analysis.comparison import Comparison
     from tuner.analysis.record import StudyRecord
     from tuner.tracking.reader import MlflowStudy
+    from tuner.visualization.figure import Figure
 
 __all__ = ["Review", "state_of", "state_of_trials", "update"]
 
 LOG_FILE = "review.log"
 PRELOAD = "tuner.reporting.preload"
+MOST_PROCESSES = 4  # that draw plots
 ENVIRONMENT = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the coordinator sets 0, because its tracker retries itself
@@ -223,33 +228,45 @@ def update(request: Mapping[str, Any]) -> list[str]:
 
 @contextlib.contextmanager
 def _drawn(record: "StudyRecord", folder: Path) -> Iterator[None]:
-    """Draw the plots of a study into a new folder, in a process of their own while the block runs.
+    """Draw the plots of a study into a new folder, in processes of their own while the block runs.
 
     Raises:
         StudyFailedError: If they cannot be drawn; the log has the reason.
     """
-    folder.mkdir()
-    process = multiprocessing.get_context("fork").Process(target=_draw, args=(record, folder, os.getpid()))
-    process.start()
-    try:
-        yield
-        process.join()
-    finally:
-        if process.is_alive():
-            process.kill()
-            process.join()  # the process may still write
-    if process.exitcode:
-        raise StudyFailedError(f"the process that draws them {how_it_ended(process.exitcode)}")
-
-
-def _draw(record: "StudyRecord", folder: Path, parent: int) -> None:
     from tuner.visualization.charts import draw
+
+    folder.mkdir()
+    plots = [
+        (folder / f"{index}_{figure.name}.png", figure)
+        for index, figure in enumerate(draw(record), start=1)
+        if figure.panels
+    ]
+    count = min(MOST_PROCESSES, len(cores()) or 1)
+    fork = multiprocessing.get_context("fork")
+    processes: list[ForkProcess] = []
+    try:
+        for index in range(count):
+            process = fork.Process(target=_draw, args=(plots[index::count], os.getpid()))
+            process.start()
+            processes.append(process)
+        yield
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()  # it may still write
+    for process in processes:
+        if process.exitcode:
+            raise StudyFailedError(f"a process that draws them {how_it_ended(process.exitcode)}")
+
+
+def _draw(plots: "Sequence[tuple[Path, Figure]]", parent: int) -> None:
     from tuner.visualization.matplotlib_backend import png
 
     die_with_parent(parent)
-    for index, figure in enumerate(draw(record), start=1):
-        if figure.panels:
-            (folder / f"{index}_{figure.name}.png").write_bytes(png(figure))
+    for path, figure in plots:
+        path.write_bytes(png(figure))
 
 
 def _add_best_model(best: Mapping[str, Any], study: str, tracked: "MlflowStudy") -> list[str]:
