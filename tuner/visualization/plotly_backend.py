@@ -116,7 +116,7 @@ def drawing(figure: Figure) -> dict[str, Any]:
 def _parts(count: int, gap: float) -> list[list[float]]:
     """Return the beginnings and ends of equal parts of the interval from 0 to 1."""
     size = (1 - gap * (count - 1)) / count
-    return [[index * (size + gap), index * (size + gap) + size] for index in range(count)]
+    return [[index * (size + gap), min(1.0, index * (size + gap) + size)] for index in range(count)]
 
 
 def _name(kind: str, index: int) -> str:
