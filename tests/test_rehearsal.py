@@ -99,7 +99,7 @@ class Dictionaries(toys.ToyData):
 @pytest.mark.parametrize(
     ("network", "data", "words"),
     [
-        (LooseShapes, None, "mat1 and mat2 shapes cannot be multiplied"),
+        (LooseShapes, None, "cannot be multiplied (16x8 and 9x3) (in the layer model.0, Linear)"),
         (ReturnsATuple, None, "the network must return logits [batch, classes], but it returns a tuple"),
         (TwoClasses, None, "the network has 2 outputs and the data have labels from 0 to 2"),
         (OfImages, None, "but for a batch of 16 it returns [16, 3, 8]"),

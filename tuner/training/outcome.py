@@ -121,10 +121,21 @@ def lost_worker(error: BaseException) -> str:
 
 def error_message(error: BaseException, config: AnyTrial) -> str:
     """Return an error and its place on one line; if memory ran out, with the sizes of model and data."""
-    message = f"{in_a_line(error)}{place_of(error)}"
+    message = f"{in_a_line(error)}{place_of(error) or _layer_of(error)}"
     if is_out_of_memory(error):
         message = f"out of memory with {config.sizes}: {message}"
     return message
+
+
+def _layer_of(error: BaseException) -> str:
+    """Return the layer of the network that raised an error, in parentheses after a space; empty if none did."""
+    owners = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
+    modules = [owner for owner in owners if isinstance(owner, torch.nn.Module)]
+    if not modules:
+        return ""
+    outermost, layer = modules[0], modules[-1]
+    name = next((name for name, each in outermost.named_modules() if each is layer), "")
+    return f" (in the layer {name}, {type(layer).__name__})" if name else ""
 
 
 def result_of_training(
