@@ -1,38 +1,92 @@
 """Callbacks that make training reproducible and pass metrics to plateaus."""
 
-from collections.abc import Mapping
+import random
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_modules.lr_scheduler import ScheduleLR
 
-__all__ = ["EpochSeed", "PlateauUpdates", "check_monitor", "is_of_training", "monitored"]
+__all__ = ["EpochSeed", "PlateauUpdates", "check_monitor", "is_of_training", "monitored", "seed_everywhere"]
 
 
 class EpochSeed(pl.Callback):
     """Makes the random numbers of an epoch a function of seed and epoch, so that resuming is exact.
 
-    For dropout, add `SeededDropout`, which needs no generator.
+    It seeds the generators of torch, NumPy and Python, and those that were passed to the training DataLoaders, before
+    an epoch's batches are drawn, and the global ones again at its first batch. For dropout, add `SeededDropout`, which
+    needs no generator.
 
-    It seeds at the first batch, not at the start of the epoch: in between, Lightning draws from the global generator,
-    and a resumed run draws differently from an uninterrupted one.
+    The order of an `IterableDataset`, and of a sampler or loader that is not torch's, is their own, and so are random
+    numbers in the workers of a loader with ``persistent_workers=True``.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        self._is_first = False
+        self._initial: dict[torch.Generator, int] = {}  # the seeds with which loaders' generators were made
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Note that the first epoch comes, for which Lightning has begun to draw batches already."""
+        self._is_first = True
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Seed the generators before the epoch's batches are drawn."""
+        self._seed_global(trainer)
+        loop = trainer.fit_loop
+        loaders = [] if loop._combined_loader is None else loop._combined_loader.flattened
+        for generator in _generators(loaders):
+            initial = self._initial.setdefault(generator, generator.initial_seed())
+            generator.manual_seed(self.of_epoch(initial, trainer.current_epoch))
+        if self._is_first and all(map(_can_begin_again, loaders)):
+            iter(loop._data_fetcher or ())
+        self._is_first = False
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Seed torch's generators at the first batch of an epoch."""
+        """Seed the global generators again at the first batch: before it, a resumed run may draw other numbers."""
         if batch_idx == 0:
-            of_rank = 1_000_000_007 * trainer.global_rank  # ranks have different images: they need different numbers
-            torch.manual_seed((self.of_epoch(self.seed, trainer.current_epoch) + of_rank) % 2**63)
+            self._seed_global(trainer)
+
+    def _seed_global(self, trainer: pl.Trainer) -> None:
+        of_rank = 1_000_000_007 * trainer.global_rank  # ranks have different images: they need different numbers
+        seed_everywhere((self.of_epoch(self.seed, trainer.current_epoch) + of_rank) % 2**63)
 
     @staticmethod
     def of_epoch(seed: int, epoch: int) -> int:
         """Return the seed of an epoch."""
         return (seed * 1_000_003 + epoch + 1) % 2**63
+
+
+def seed_everywhere(seed: int) -> None:
+    """Seed the global generators of torch, NumPy and Python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def _can_begin_again(loader: Any) -> bool:
+    """Return whether a loader loses no batches if it is asked for its first one again: torch's, with its sampler."""
+    return (
+        isinstance(loader, DataLoader)
+        and type(loader).__iter__ is DataLoader.__iter__
+        and not isinstance(loader.dataset, IterableDataset)
+        and type(loader.sampler).__module__.startswith("torch.")
+    )
+
+
+def _generators(loaders: Iterable[Any]) -> list[torch.Generator]:
+    """Return the generators from which torch's loaders and their samplers draw."""
+    found = [
+        getattr(owner, "generator", None)
+        for loader in loaders
+        if isinstance(loader, DataLoader)
+        for owner in (loader, loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    ]
+    return list(dict.fromkeys(each for each in found if isinstance(each, torch.Generator)))
 
 
 class PlateauUpdates(pl.Callback):

@@ -133,6 +133,13 @@ def test_a_budget_of_epochs_is_used_to_the_last_whole_training_whatever_happens(
         assert len(trials) > EPOCHS // LONGEST
 
 
+def test_the_epochs_of_a_failed_trial_count(folder: StudyFolder):
+    callbacks = "trial.trainer.callbacks=[{name: tests.toys:FailsInTheThirdEpoch}]"
+    output = folder.call("--set", "budget={epochs: 5}", "--set", callbacks, expect=1)
+    assert "failed" in output
+    assert "tiny has used 4 of 5 epochs in 2 trials (2 failed)" in output
+
+
 def test_a_study_says_how_much_of_its_budget_is_used_and_continues_with_a_larger_one(folder: StudyFolder):
     output = folder.call("--set", "budget={epochs: 8}")
     assert "tiny: 8 epochs for the best val/acc" in output

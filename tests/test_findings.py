@@ -176,6 +176,12 @@ def test_how_trials_ended_and_how_long_they_took_is_reported():
     assert "3 trials (1 trained to the end, 1 pruned early, 1 failed), 1 min 43 s of training in total." in text
 
 
+def test_of_a_share_that_is_minimized_only_close_values_tie():
+    trials = [trial(0, value=0.02, family="cosine"), trial(1, value=0.022, family="step"), trial(2, value=0.3)]
+    record = study(trials, metric="val_top1_error", direction=Direction.MINIMIZE, validation_images=5000)
+    assert "in a tie with #1 step: differences" in answer(record)
+
+
 def test_the_answer_says_in_one_sentence_whether_others_tie_with_the_best():
     trials = [trial(0, value=0.98, family="cosine"), trial(1, value=0.976, family="step"), trial(2, value=0.9)]
     tie = answer(study(trials, validation_images=5000))

@@ -228,6 +228,18 @@ def test_the_lr_that_a_module_logs_is_left_out_since_each_step_has_it(tmp_path: 
     assert "logs lr, which is left out" in note
 
 
+def test_the_lr_that_a_module_logs_at_the_end_of_an_epoch_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class LogsAtTheEnd(toys.Base):
+        def on_train_epoch_end(self) -> None:
+            self.log("lr", 0.5)
+
+    monkeypatch.setattr(toys, "LogsAtTheEnd", LogsAtTheEnd, raising=False)
+    plain, channel = train(assignment(tmp_path / "plain", "Base")), Answers()
+    result = train(assignment(tmp_path / "logs", "LogsAtTheEnd"), channel)
+    assert result.points == plain.points
+    assert len(channel.notes) == 1
+
+
 def test_a_module_logs_to_its_run_through_the_experiment_of_its_logger(tmp_path: Path):
     trial = assignment(tmp_path, "RecordsItself")
     assert train(trial, Answers("stop")).state == "interrupted"

@@ -375,6 +375,12 @@ class Raises(Base):
         raise ERRORS[self.error]
 
 
+class FailsInTheThirdEpoch(pl.Callback):
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 2:
+            raise RuntimeError("the third epoch")
+
+
 # -- ways to tell a plateau its metric ---------------------------------------------------------------------------------
 
 

@@ -310,7 +310,7 @@ def standard_error(record: StudyRecord) -> float | None:
 def _tied(record: StudyRecord, error: float) -> list[TrialRecord]:
     """Return the trials that tie with the best one: they are behind it by at most two standard errors."""
     best, *others = record.ranking
-    return [trial for trial in others if round(best.value - trial.value, 6) <= round(2 * error, 3)]
+    return [trial for trial in others if round(_distance(best, trial), 6) <= round(2 * error, 3)]
 
 
 def open_questions(record: StudyRecord) -> list[str]:

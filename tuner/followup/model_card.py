@@ -209,7 +209,7 @@ def _card(
     epoch = "the last epoch"
     if objective.epoch == "best":
         reached = min(number for number, value in trial.intermediate_values.items() if value == value_of(trial))
-        epoch = f"epoch {reached}, the best of {len(trial.intermediate_values)}"
+        epoch = f"epoch {reached}, the best of {end_of(trial).epochs}"
     packages = {each.name.partition("/")[0].removesuffix(".py") for each in copies}
     missing = sorted({module.partition(".")[0] for module in own_modules(config)} - packages)
     own = f", and {join_names([f'`{each}`' for each in missing], len(missing))}" if missing else ""

@@ -42,9 +42,9 @@ from tuner.runner.spending import Spending
 from tuner.runner.trial_queue import TrialQueue
 from tuner.runner.winner_test import WinnerTest
 from tuner.storage.study_store import StudyStore
-from tuner.storage.trial_ends import TRIAL_STATES, attribute, attributes_of, end_of, parts_of
+from tuner.storage.trial_ends import TRIAL_STATES, attribute, attributes_of, end_of, parts_of, progress_of
 from tuner.tracking.tracker import Tracker
-from tuner.training.checkpoints import remove_checkpoints
+from tuner.training.checkpoints import newest_checkpoint, remove_checkpoints
 from tuner.training.experiment_proxy import FILES
 from tuner.training.results import MODEL_FILE, RESULT_FILE, read_result
 
@@ -281,7 +281,8 @@ class Coordinator:
     def _count_crash(self, number: int) -> int:
         """Count a crash of a trial, and return how many there were since its last epoch."""
         trial = self._store.trial(number)
-        epoch = len(trial.intermediate_values)
+        reported = progress_of(trial, of_function=not self._config.kind.trains)
+        epoch = max(reported, newest_checkpoint(self._store.trial_directory(number)))
         before: dict[str, Any] = attribute(trial.user_attrs, CRASHES, {})
         count = attribute(before, "count", 0) + 1 if before.get("epoch") == epoch else 1
         self._store.set_attribute(number, CRASHES, {"epoch": epoch, "count": count})
@@ -360,13 +361,13 @@ class Coordinator:
                 self._leave_slot(assignment)
                 self._store.pause(assignment.number)
         self._show_standing()
-        self._finish(
-            [
-                (assignment, replace(result, seconds=result.seconds + self._seconds_before(assignment.number)))
-                for assignment, result in ended
-                if result.state != "paused"
-            ]
-        )
+        self._finish([(each, self._whole(each.number, result)) for each, result in ended if result.state != "paused"])
+
+    def _whole(self, number: int, result: TrialResult) -> TrialResult:
+        """Return the result of a run with the time of its earlier parts, and the epochs that it reported."""
+        reported = progress_of(self._store.trial(number), of_function=not self._config.kind.trains)
+        epochs = max(result.epochs, reported)  # an error does not know its epoch
+        return replace(result, epochs=epochs, seconds=result.seconds + self._seconds_before(number))
 
     def _seconds_before(self, number: int) -> float:
         """Return how long the earlier parts of a run took."""

@@ -30,7 +30,7 @@ from tuner.config.search_space import suggest
 from tuner.config.sources import changed_files, versions_of
 from tuner.config.study import StudyConfig
 from tuner.config.study_name import is_final_name
-from tuner.config.trial import AnyTrial
+from tuner.config.trial import PARTS, AnyTrial
 from tuner.direction import Direction
 from tuner.errors import BadInputError, StudyFailedError
 from tuner.storage.attributes import (
@@ -49,7 +49,7 @@ from tuner.storage.attributes import (
     VALIDATION_IMAGES,
 )
 from tuner.storage.database import Database
-from tuner.storage.trial_ends import attribute, end_of, parts_of
+from tuner.storage.trial_ends import attribute, end_of, parts_of, progress_of
 from tuner.text import cut, pluralize
 from tuner.urls import without_password
 
@@ -225,7 +225,7 @@ def record_of(study: optuna.Study, curves: Curves = _no_curves) -> StudyRecord:
         ranges=ranges,
         prediction=attribute(study.user_attrs, PREDICTION, ""),
         of_function=_is_of_function(identity),
-        unfinished=_unfinished(study),
+        unfinished=_unfinished(study, _is_of_function(identity)),
         versions=[numbers for _, numbers in versions] if len(versions) > 1 else [],
         changed_files=changed_files([source for source, _ in versions]),
         data=str(identity.get(DATA, "")),
@@ -247,12 +247,13 @@ def _so_far(attributes: Mapping[str, Any], finished: int) -> str:
     return f"{finished} of {pluralize(asked, 'trial')}" if asked else pluralize(finished, "trial")
 
 
-def _unfinished(study: optuna.Study) -> Work:
+def _unfinished(study: optuna.Study, of_function: bool) -> Work:
     """Return the work of the trials that have completed an epoch and are not finished."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
     begun = [trial for trial in trials if trial.intermediate_values]
     seconds = sum(end - start for trial in begun for start, end in parts_of(trial))
-    return Work(len(begun), sum(len(trial.intermediate_values) for trial in begun), seconds)
+    epochs = sum(progress_of(trial, of_function=of_function) for trial in begun)
+    return Work(len(begun), epochs, seconds)
 
 
 def with_final_runs(
@@ -322,7 +323,8 @@ def _with_curves(record: StudyRecord, curves: Curves, of_the_best: Sequence[str]
 
 def _is_of_function(identity: Mapping[str, Any]) -> bool:
     """Return whether the trials of a study, or of what it confirms, are calls of an objective function."""
-    return any(FUNCTION in key for key in identity)
+    before = (key.partition(f".{FUNCTION}.")[0] for key in identity if f".{FUNCTION}." in f"{key}.")
+    return any(owner.rpartition(".")[2] not in PARTS for owner in before)  # others are arguments of that name
 
 
 def _family(trial: Trial, identity: Mapping[str, Any]) -> str:

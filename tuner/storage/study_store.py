@@ -34,7 +34,7 @@ from tuner.storage.rung_record import RUNGS, RungRecord, judged_of
 from tuner.storage.samplers import make_sampler
 from tuner.storage.samplers.possible_gain import is_due, possible_gain
 from tuner.storage.study_attributes import StudyAttributes
-from tuner.storage.trial_ends import attribute, is_complete
+from tuner.storage.trial_ends import attribute, is_complete, progress_of
 from tuner.storage.trial_values import TrialValues
 from tuner.text import pluralize
 from tuner.urls import without_password
@@ -207,8 +207,10 @@ class StudyStore:
     @property
     def trained(self) -> int:
         """Return how much of the allowance was trained, interrupted trials included."""
-        waiting = self.trials(TrialState.WAITING)
-        return self.spent + sum(self._finished.cost(trial, len(trial.intermediate_values)) for trial in waiting)
+        waiting, of_function = self.trials(TrialState.WAITING), not self._config.kind.trains
+        return self.spent + sum(
+            self._finished.cost(trial, progress_of(trial, of_function=of_function)) for trial in waiting
+        )
 
     @_retrying
     def possible_gain(self) -> float:

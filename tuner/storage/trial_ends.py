@@ -20,6 +20,7 @@ __all__ = [
     "is_complete",
     "newly_finished",
     "parts_of",
+    "progress_of",
     "setup_of",
     "state_of",
     "value_of",
@@ -94,6 +95,12 @@ def parts_of(trial: FrozenTrial) -> list[tuple[float, float]]:
         return sorted((float(began), float(ended)) for began, ended in parts.values())
     except (TypeError, ValueError):  # changed by another program
         return []
+
+
+def progress_of(trial: FrozenTrial, *, of_function: bool) -> int:
+    """Return the number of epochs after which a trial was last reported, or of a function's reports."""
+    reported = trial.intermediate_values
+    return len(reported) if of_function else max(reported, default=0)  # an epoch without validation is not reported
 
 
 def end_of(trial: FrozenTrial) -> TrialResult:

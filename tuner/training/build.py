@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Checkpoint, Timer
 from pytorch_lightning.loggers.logger import Logger
 
 from lightning_modules import Averaging, Classifier
+from lightning_modules.callbacks import seed_everywhere
 from lightning_modules.losses import the_loss
 from lightning_modules.tasks import Task
 from tuner.config import registry
@@ -78,7 +79,7 @@ def build_module(config: TrialConfig, network: torch.nn.Module | None = None, lo
         network: A network that was built with the same seed; None to build one.
         loss: A loss that was built before; None to build one.
     """
-    torch.manual_seed(config.seed)  # the initial weights
+    seed_everywhere(config.seed)  # the initial weights
     made = build_optimization(config.optimizer, config.schedules, config.groups)
     if registry.is_module(config.model.name):
         module: pl.LightningModule = config.model.build("model", optimizer=made.optimizer, schedule=made.schedule)

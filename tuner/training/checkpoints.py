@@ -30,6 +30,7 @@ __all__ = [
     "common_checkpoint",
     "has_checkpoint",
     "load_tensors",
+    "newest_checkpoint",
     "remove_checkpoints",
 ]
 
@@ -142,6 +143,11 @@ def checkpoint_name(epoch: int) -> str:
 def has_checkpoint(directory: Path) -> bool:
     """Return whether a trial has a checkpoint, intact or not."""
     return bool(_checkpoints(directory))
+
+
+def newest_checkpoint(directory: Path) -> int:
+    """Return the epoch after which a trial's newest checkpoint was written; 0 if it has none."""
+    return next((int(path.stem.removeprefix("epoch-")) for path in _checkpoints(directory)), 0)
 
 
 def remove_checkpoints(directory: Path, keep: int = 0) -> None:

@@ -1,6 +1,6 @@
 """Loggers that keep a run's metrics in memory."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,7 @@ class History(MemoryLogger):
         """Append metrics, except Lightning's own `epoch`. `Reporter` adds the metrics of whole epochs."""
         if not self.open:
             return
-        if own := self._reserved & metrics.keys() - self._refused:
-            self._refused |= own
-            self._note(f"logs {join_names(sorted(own))}, which is left out: the tuner records it at every step")
+        self._refuse_reserved(metrics.keys())
         points = self._now
         for key, value in metrics.items():
             if key != "epoch" and key not in self._refused:
@@ -68,6 +66,16 @@ class History(MemoryLogger):
                 except (TypeError, ValueError):
                     self._refused.add(key)
                     self._note(f"logs {key}, which is not a number and not recorded: {cut(repr(value))}")
+
+    def add(self, points: Sequence[Point]) -> None:
+        """Append the points of an epoch, except those with reserved names."""
+        self._refuse_reserved({key for key, _, _ in points})
+        self.points += [point for point in points if point[0] not in self._refused]
+
+    def _refuse_reserved(self, names: Set[str]) -> None:
+        if own := self._reserved & names - self._refused:
+            self._refused |= own
+            self._note(f"logs {join_names(sorted(own))}, which is left out: the tuner records it at every step")
 
     def log_scheduled(self, values: Mapping[str, float], step: int) -> None:
         """Append scheduled values at a step; what a module logs under their names is left out from now on."""

@@ -237,7 +237,7 @@ class Reporter(LastCallback):
         if metrics is None:
             return None
         value = metrics.seen.get(self.objective.metric)
-        self.history.points += metrics.points
+        self.history.add(metrics.points)
         for metric in (each.metric for each in (self.objective, *self.further)):
             if (
                 metric in metrics.seen and metric not in metrics.names
