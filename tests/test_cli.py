@@ -94,6 +94,15 @@ def test_an_earlier_name_of_an_option_is_understood_and_not_shown(name: str, old
     assert f"{old} " not in parser.format_help()
 
 
+def test_the_script_looks_for_modules_in_the_working_folder(tmp_path: Path):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "own.yaml").write_text("trial: {model: {name: own_module:Net}}\n")
+    script = Path(sys.executable).with_name("lr-tuner")
+    done = subprocess.run([script, "study", "files/own.yaml"], cwd=tmp_path, text=True, capture_output=True)
+    assert done.returncode == 2
+    assert f"Looked in {tmp_path}, " in " ".join(done.stderr.split())
+
+
 def test_it_says_its_version():
     assert call("--version").startswith("lr-tuner 0.")
 

@@ -404,3 +404,10 @@ def test_batches_of_a_layout_that_torch_cannot_check_are_accepted():
     assert check.is_finite
     check.on_train_batch_start(None, module, (torch.tensor([0.0, torch.inf]),), 1)
     assert not check.is_finite
+
+
+def test_code_of_the_user_does_not_change_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with contained():
+        os.chdir("/")
+    assert Path.cwd() == tmp_path

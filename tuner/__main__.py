@@ -4,6 +4,7 @@
 import argparse
 import importlib
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -53,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def script() -> NoReturn:
-    """Run the command that the script ``lr-tuner`` was called with, and exit."""
+    """Run the command that the script ``lr-tuner`` was called with, and exit; it finds modules as python -m does."""
+    if not sys.flags.safe_path:
+        sys.path.insert(0, str(Path.cwd()))
     leave(main())
 
 

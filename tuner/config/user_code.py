@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 from tuner.errors import as_exception
@@ -18,10 +19,11 @@ def contained() -> Iterator[None]:
     """Raise an Exception for what would end this process in the block: os._exit, os.abort, or a BaseException.
 
     It has the name, the arguments and the traceback of the original; os._exit and os.abort become SystemExit. A
-    KeyboardInterrupt stays one where Python raises it at Ctrl-C: outside of the commands.
+    KeyboardInterrupt stays one where Python raises it at Ctrl-C: outside of the commands. The working folder, in which
+    the study is stored, is the same after the block.
     """
     try:
-        with _without_exit():
+        with _without_exit(), _in_this_folder():
             yield
     except Exception:
         raise
@@ -29,6 +31,15 @@ def contained() -> Iterator[None]:
         if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             raise
         raise as_exception(error) from None
+
+
+@contextlib.contextmanager
+def _in_this_folder() -> Iterator[None]:
+    folder = Path.cwd()
+    try:
+        yield
+    finally:
+        os.chdir(folder)
 
 
 @contextlib.contextmanager

@@ -127,7 +127,8 @@ def print_summary(
         has = f"has {'its only trial' if config.trials == 1 else f'all its {config.trials} trials'} ({counts})"
         if len(finished) > config.trials:
             has = f"has {pluralize(len(finished), 'trial')} ({counts}), more than the {config.trials} requested"
-        more = "" if states["failed"] else "; raise --trials to add more"  # failed ones should be retried first
+        # Failed trials should be retried first, and more of the same do not help if all have diverged.
+        more = "" if states["failed"] or not states["complete"] else "; raise --trials to add more"
         print_line(console, f"{config.name} {has}{more}")
     else:
         print_line(
