@@ -278,8 +278,12 @@ BAD_ENTRIES = {
          "schedule.one_of.exponential.decay_rate.low: required.",
          "schedule.one_of.exponential.decay_rate.high: required."],
     ),
+    "a plateau that takes a rising accuracy for a worse one": (
+        "schedule: {one_of: {constant: {}, plateau: {monitor: val/acc}}}",
+        ["schedule.one_of.plateau: val/acc is better when it rises: write mode: max."],
+    ),
     "a metric among others that no plateau sees": (
-        "schedule: {one_of: {constant: {}, plateau: {monitor: {choices: [val/loss, val/los, train/acc]}}}}",
+        "schedule: {one_of: {constant: {}, plateau: {monitor: {choices: [val/loss, val/los, train/loss]}}}}",
         ["schedule.one_of.plateau.monitor: monitor must be train/acc, train/loss, val/acc or val/loss, but got "
          "monitor='val/los'. <near> val/loss?"],
     ),

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 from lightning_modules import Plateau
 from lightning_modules.schedules.formula import parse_formula
-from lightning_modules.tasks import logged_metrics
+from lightning_modules.tasks import RISING, logged_metrics
 from tuner.config import registry
 from tuner.config.annotations import check_value, did_you_mean, item_hint, members, parse_length, takes_steps
 from tuner.config.component import rehearse
@@ -38,7 +38,7 @@ from tuner.config.user_code import contained
 from tuner.errors import place_of, reason_of
 from tuner.text import shown
 
-__all__ = ["FORM_OF_COMPONENT", "FORM_OF_ONE_OF", "FORM_OF_SPEC", "Checker", "alternatives", "listed"]
+__all__ = ["FORM_OF_COMPONENT", "FORM_OF_ONE_OF", "FORM_OF_SPEC", "Checker", "alternatives", "listed", "mode_fault"]
 
 MAX_TRIED_STEPS = 100_000
 FORM_OF_COMPONENT = ", {name: ..., argument: value, ...}"
@@ -410,7 +410,17 @@ def _try(kind: str, values: Mapping[str, Any], steps: Sequence[int], metrics: Se
         *others, last = metrics
         rule = f"monitor must be {', '.join(others)} or {last}, but got monitor={made.monitor!r}"
         return f"{rule}.{did_you_mean(made.monitor, metrics)}"
+    if isinstance(made, Plateau) and metrics is not None:
+        return mode_fault(made.monitor, made.mode) or None
     return None
+
+
+def mode_fault(monitor: str, mode: object) -> str:
+    """Return a sentence if a callback or a plateau takes a better value of a known metric for a worse one."""
+    rises = monitor.rpartition("/")[2] in RISING
+    if mode == ("max" if rises else "min"):
+        return ""
+    return f"{monitor} is better when it {'rises: write mode: max' if rises else 'falls: write mode: min'}."
 
 
 def _sentence(text: str) -> str:

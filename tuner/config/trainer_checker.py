@@ -13,9 +13,8 @@ from pytorch_lightning.callbacks import (
     Timer,
 )
 
-from lightning_modules.tasks import RISING
 from tuner.config import registry
-from tuner.config.checker import FORM_OF_COMPONENT, Checker
+from tuner.config.checker import FORM_OF_COMPONENT, Checker, mode_fault
 from tuner.config.document import Document, Node
 from tuner.config.registry import signature_of
 from tuner.config.search_space import Choices, Template, component_names, corners
@@ -115,7 +114,5 @@ def _mode_faults(template: Template) -> Iterator[str]:
     for values in corners(template):
         if registry.resolve("callback", values["name"]) is not EarlyStopping:
             continue
-        monitor, mode = str(values.get("monitor")), values.get("mode", "min")
-        better = "max" if monitor.rpartition("/")[2] in RISING else "min"
-        if mode != better:
-            yield f"{monitor} is better when it {'rises' if better == 'max' else 'falls'}: write mode: {better}."
+        if fault := mode_fault(str(values.get("monitor")), values.get("mode", "min")):
+            yield fault
