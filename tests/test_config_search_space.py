@@ -144,7 +144,8 @@ BAD_ENTRIES = {
     ),
     "a nested path": (
         "optimizer: {initial_lr: {low: 1, high: 2}}",
-        [f'optimizer: must be {ONE_OF} (got {{"initial_lr": {{"low": 1, "high": 2}}}}).'],
+        [f'optimizer: must be {ONE_OF} (got {{"initial_lr": {{"low": 1, "high": 2}}}}); '
+         'write optimizer.initial_lr: {"low": 1, "high": 2}.'],
     ),
     "a place that no trial has": (
         "optimiser.eps: {low: 1, high: 2}",
@@ -277,6 +278,14 @@ BAD_ENTRIES = {
          "schedule.one_of.exponential.decay_rate.hi: <unknown key>; <range keys>.",
          "schedule.one_of.exponential.decay_rate.low: required.",
          "schedule.one_of.exponential.decay_rate.high: required."],
+    ),
+    "a path that begins with the section": (
+        "trial.optimizer.initial_lr: {low: 0.1, high: 1}",
+        ["trial.optimizer.initial_lr: <no place> trial. Paths begin within it: write optimizer.initial_lr."],
+    ),
+    "schedules without one_of": (
+        "schedule: {constant: {}, cosine: {}}",
+        [f'schedule: must be {ONE_OF} (got {{"constant": {{}}, "cosine": {{}}}}); put them under one_of.'],
     ),
     "a plateau that takes a rising accuracy for a worse one": (
         "schedule: {one_of: {constant: {}, plateau: {monitor: val/acc}}}",

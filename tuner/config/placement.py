@@ -22,9 +22,19 @@ def place(document: Document, trial: Node, space: Nodes) -> None:
             node = Node({"choices": Node(node.value, (*node.path, "choices"))}, node.path)
         if not (isinstance(node.value, dict) and ("one_of" in node.value or is_spec(node.value))):
             form = FORM_OF_ONE_OF if key in registry.KINDS else FORM_OF_SPEC
-            advice = "" if isinstance(node.value, dict) else "; a fixed value belongs in trial"
-            document.fault(node.path, f"must be {form} (got {shown(node.raw)}){advice}.", spoils=True)
+            document.fault(node.path, f"must be {form} (got {shown(node.raw)}){_advice(key, node)}.", spoils=True)
         _place(document, trial, key.split("."), node)
+
+
+def _advice(key: str, node: Node) -> str:
+    """Return the end of a sentence about an entry that is no range and no choice: how to write what may be meant."""
+    if not isinstance(node.value, dict):
+        return "; a fixed value belongs in trial"
+    if nested := [name for name, each in node.value.items() if isinstance(each.value, dict) and is_spec(each.value)]:
+        return f"; write {key}.{nested[0]}: {shown(node.value[nested[0]].raw)}"
+    if len(node.value) > 1 and key in registry.KINDS and all(name in registry.KINDS[key] for name in node.value):
+        return "; put them under one_of"
+    return ""
 
 
 def _place(document: Document, trial: Node, parts: list[str], node: Node) -> None:
@@ -50,7 +60,10 @@ def _nowhere(document: Document, parent: Node, found: Node | None, parts: list[s
         known = [str(index) for index in range(len(parent.value))]
         if isinstance(parent.value, dict):
             known = [key for key, node in parent.value.items() if not (node.base and node.base.searched)]
-        document.fault(path, f"trial has no {where}.{alternatives(parts[-1], known)}")
+        more = alternatives(parts[-1], known)
+        if where == "trial":
+            more = f" Paths begin within it: write {dotted(path[1:]).removeprefix('trial.')}."
+        document.fault(path, f"trial has no {where}.{more}")
     elif found.searched:
         document.fault(path, f"{where} itself is searched: put this into {dotted(found.path)}.")
     else:
