@@ -323,8 +323,8 @@ def _with_curves(record: StudyRecord, curves: Curves, of_the_best: Sequence[str]
 
 def _is_of_function(identity: Mapping[str, Any]) -> bool:
     """Return whether the trials of a study, or of what it confirms, are calls of an objective function."""
-    before = (key.partition(f".{FUNCTION}.")[0] for key in identity if f".{FUNCTION}." in f"{key}.")
-    return any(owner.rpartition(".")[2] not in PARTS for owner in before)  # others are arguments of that name
+    parts = [f".{key}.".partition(f".{FUNCTION}.") for key in identity]
+    return any(found and owner.rpartition(".")[2] not in PARTS for owner, found, _ in parts)  # no argument of a class
 
 
 def _family(trial: Trial, identity: Mapping[str, Any]) -> str:
