@@ -42,8 +42,8 @@ class EpochSeed(pl.Callback):
         for generator in _generators(loaders):
             initial = self._initial.setdefault(generator, generator.initial_seed())
             generator.manual_seed(self.of_epoch(initial, trainer.current_epoch))
-        if self._is_first and all(map(_can_begin_again, loaders)):
-            iter(loop._data_fetcher or ())
+        if self._is_first and loop._data_fetcher is not None and all(map(_can_begin_again, loaders)):
+            iter(loop._data_fetcher)
         self._is_first = False
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:

@@ -19,6 +19,7 @@ from tests.test_report import make_hostile, report
 from tests.test_review import artifacts
 from tuner.direction import Direction
 from tuner.reporting.page import Chapter, render
+from tuner.visualization.charts import draw
 
 SECONDS = 60_000
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -216,7 +217,7 @@ def test_no_number_in_a_leaderboard_is_broken_on_a_phone(page: Page, objectives:
     trials = [replace(each, further=(18442.0, 1.2848, 0.1488)[: objectives - 1]) for each in trials]
     record = study_of(trials, further=further[: objectives - 1], of_function=of_function)
     page.set_viewport_size({"width": 400, "height": 900})
-    page.set_content(render([Chapter(record, {}, "", {}, {}, False)]))
+    page.set_content(render([Chapter(record, {}, "", {}, {}, False, draw(record))]))
     cells = page.locator(".leaderboard tbody td:not(.values), .leaderboard td.values span")
     assert cells.count() >= 12 * 8
     lines = cells.evaluate_all(

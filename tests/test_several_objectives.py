@@ -334,7 +334,7 @@ def test_of_a_long_study_the_report_computes_the_front_a_few_times(two: StudyFol
         long = dataclasses.replace(record, trials=trials, importances={})
         assert len(long.ranking) == size
         assert len(calls) == 1
-        page = render([Chapter(long, {}, "", {}, {}, is_registered=False)])
+        page = render([Chapter(long, {}, "", {}, {}, is_registered=False, figures=draw(long))])
         assert page.count('<tr class="best">') == size
         counts.append(len(calls))
     assert counts[0] == counts[1]

@@ -327,11 +327,12 @@ def _diverged(record: StudyRecord) -> str:
         return ""
     lrs, others = (
         sorted(trial.params[INITIAL_LR] for trial in trials if INITIAL_LR in trial.params)
-        for trials in (diverged, [trial for trial in trained if trial not in diverged])
+        for trials in (diverged, [trial for trial in trained if trial.state != "diverged"])
     )
     text = f"{len(diverged)} of {pluralize(len(trained), 'trial')} diverged"
-    lower = "Search lower values of initial_lr" if lrs else "Lower initial_lr"
+    lower = "Lower initial_lr"
     if lrs:
+        lower = "Search lower values of initial_lr"
         between = format_value(lrs[0]) if len(lrs) == 1 else f"{format_value(lrs[0])} to {format_value(lrs[-1])}"
         text += f", at an initial_lr of {between}"
         text += f"; the highest that did not is {format_value(others[-1])}" if others else ""

@@ -45,6 +45,7 @@ class Chapter:
         params: The same values by dotted names, as MLflow stores them.
         pictures: PNG images by their titles.
         is_registered: Whether the best trial's network is the champion of the study's name in the model registry.
+        figures: Its plots, including those without panels.
         comparisons: The comparisons of its confirmations and final runs, by their names; its own, under its own name,
             if it consists of given configurations, as a confirmation does.
     """
@@ -55,6 +56,7 @@ class Chapter:
     params: Mapping[str, str]
     pictures: Mapping[str, bytes]
     is_registered: bool
+    figures: "Sequence[Figure]"
     comparisons: Mapping[str, "Comparison"] = field(default_factory=dict)
 
     @property
@@ -63,7 +65,13 @@ class Chapter:
         return self.comparisons.get(self.record.name)
 
     @classmethod
-    def of(cls, record: "StudyRecord", tracked: "MlflowStudy", comparisons: Mapping[str, "Comparison"]) -> "Chapter":
+    def of(
+        cls,
+        record: "StudyRecord",
+        tracked: "MlflowStudy",
+        figures: "Sequence[Figure]",
+        comparisons: Mapping[str, "Comparison"],
+    ) -> "Chapter":
         """Read the rest of the content from MLflow."""
         best = tracked.children.get(record.best.number) if record.best else None
         pictures = {title: tracked.read(path) for path, title in PICTURES.items()}
@@ -74,6 +82,7 @@ class Chapter:
             dict(best.data.params) if best else {},
             {title: data for title, data in pictures.items() if data and data.startswith(PNG)},
             record.best is not None and tracked.champion(record.name) == record.best.number,
+            figures,
             comparisons,
         )
 
@@ -93,13 +102,14 @@ def write_report(names: Sequence[str], storage: str, uri: str, path: Path) -> No
     from tuner.storage.inventory import comparisons, with_fresh_seeds
     from tuner.storage.reader import identifier_of, open_study, record_of
     from tuner.tracking.reader import MlflowStudy
+    from tuner.visualization.charts import draw
 
     chapters = []
     for name in dict.fromkeys(names):
         with open_study(storage, name) as study:
             tracked = MlflowStudy(uri, identifier_of(study))
             record = with_fresh_seeds(record_of(study, tracked.curves), study)
-            chapters.append(Chapter.of(record, tracked, comparisons(study)))
+            chapters.append(Chapter.of(record, tracked, draw(record), comparisons(study)))
     try:
         path.write_text(render(chapters), encoding="utf-8")
     except OSError as error:
@@ -128,7 +138,6 @@ def render(chapters: Sequence[Chapter]) -> str:
     from tuner.analysis.findings import duration, findings, values_of
     from tuner.text import format_interval, format_metric, format_objective
     from tuner.tracking.pages import address_of
-    from tuner.visualization.charts import draw
     from tuner.visualization.comparisons import of_comparison
     from tuner.visualization.plotly_backend import library, to_div
     from tuner.visualization.progress import compare
@@ -147,7 +156,7 @@ def render(chapters: Sequence[Chapter]) -> str:
                 if chapter.own in (None, each)
             ],
             "findings": [] if chapter.own else findings(chapter.record),
-            "figures": [drawn(each, f"study-{index}") for each in ([] if chapter.own else draw(chapter.record))],
+            "figures": [drawn(each, f"study-{index}") for each in ([] if chapter.own else chapter.figures)],
             "config": chapter.config,
             "code": _code(chapter.params),
             "tags": chapter.tags,

@@ -6,8 +6,8 @@ from tuner.process import gc_paused
 
 with gc_paused():
     for module in (
-        *("tuner.storage.reader", "tuner.tracking.reader", "tuner.tracking.tracker", "tuner.reporting.page"),
-        *("tuner.visualization.charts", "tuner.visualization.confusion", "tuner.visualization.plotly_backend"),
+        *("tuner.storage.reader", "tuner.tracking.tracker", "tuner.visualization.charts"),
+        "tuner.visualization.confusion",
     ):
         importlib.import_module(module)
 

@@ -206,6 +206,7 @@ def update(request: Mapping[str, Any]) -> list[str]:
     from tuner.storage.inventory import comparisons, with_fresh_seeds
     from tuner.storage.reader import identifier_of, open_study, record_of
     from tuner.tracking.reader import REVIEWED_TAG, MlflowStudy
+    from tuner.visualization.charts import draw
 
     with open_study(request["storage"], request["study"]) as study:
         tracked = MlflowStudy(request["uri"], identifier_of(study))
@@ -214,12 +215,13 @@ def update(request: Mapping[str, Any]) -> list[str]:
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        with _drawn(record, folder / "plots"):
+        figures = draw(record)
+        with _drawn(figures, folder / "plots"):
             if best := request.get("best"):
                 with contextlib.suppress(FileNotFoundError):  # nothing is sent by value
                     by_value.unpack(Path(request["objects"]).read_bytes())
                 notes = _add_best_model(best, record.name, tracked)
-            (folder / REPORT).write_text(render([Chapter.of(record, tracked, found)]), encoding="utf-8")
+            (folder / REPORT).write_text(render([Chapter.of(record, tracked, figures, found)]), encoding="utf-8")
         tracked.add(folder)
     if request.get("state") and not notes:
         tracked.set_tag(REVIEWED_TAG, request["state"])
@@ -227,18 +229,16 @@ def update(request: Mapping[str, Any]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _drawn(record: "StudyRecord", folder: Path) -> Iterator[None]:
-    """Draw the plots of a study into a new folder, in processes of their own while the block runs.
+def _drawn(figures: "Sequence[Figure]", folder: Path) -> Iterator[None]:
+    """Draw the plots of a study, those with panels, into a new folder, in processes of their own while the block runs.
 
     Raises:
         StudyFailedError: If they cannot be drawn; the log has the reason.
     """
-    from tuner.visualization.charts import draw
-
     folder.mkdir()
     plots = [
         (folder / f"{index}_{figure.name}.png", figure)
-        for index, figure in enumerate(draw(record), start=1)
+        for index, figure in enumerate(figures, start=1)
         if figure.panels
     ]
     count = min(MOST_PROCESSES, len(cores()) or 1)

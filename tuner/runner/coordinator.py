@@ -42,7 +42,7 @@ from tuner.runner.spending import Spending
 from tuner.runner.trial_queue import TrialQueue
 from tuner.runner.winner_test import WinnerTest
 from tuner.storage.study_store import StudyStore
-from tuner.storage.trial_ends import TRIAL_STATES, attribute, attributes_of, end_of, parts_of, progress_of
+from tuner.storage.trial_ends import TRIAL_STATES, attribute, attributes_of, end_of, parts_of
 from tuner.tracking.tracker import Tracker
 from tuner.training.checkpoints import newest_checkpoint, remove_checkpoints
 from tuner.training.experiment_proxy import FILES
@@ -281,8 +281,7 @@ class Coordinator:
     def _count_crash(self, number: int) -> int:
         """Count a crash of a trial, and return how many there were since its last epoch."""
         trial = self._store.trial(number)
-        reported = progress_of(trial, of_function=not self._config.kind.trains)
-        epoch = max(reported, newest_checkpoint(self._store.trial_directory(number)))
+        epoch = max(self._store.progress(trial), newest_checkpoint(self._store.trial_directory(number)))
         before: dict[str, Any] = attribute(trial.user_attrs, CRASHES, {})
         count = attribute(before, "count", 0) + 1 if before.get("epoch") == epoch else 1
         self._store.set_attribute(number, CRASHES, {"epoch": epoch, "count": count})
@@ -365,7 +364,7 @@ class Coordinator:
 
     def _whole(self, number: int, result: TrialResult) -> TrialResult:
         """Return the result of a run with the time of its earlier parts, and the epochs that it reported."""
-        reported = progress_of(self._store.trial(number), of_function=not self._config.kind.trains)
+        reported = self._store.progress(self._store.trial(number))
         epochs = max(result.epochs, reported)  # an error does not know its epoch
         return replace(result, epochs=epochs, seconds=result.seconds + self._seconds_before(number))
 

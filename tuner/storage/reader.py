@@ -323,7 +323,7 @@ def _with_curves(record: StudyRecord, curves: Curves, of_the_best: Sequence[str]
 
 def _is_of_function(identity: Mapping[str, Any]) -> bool:
     """Return whether the trials of a study, or of what it confirms, are calls of an objective function."""
-    parts = [f".{key}.".partition(f".{FUNCTION}.") for key in identity]
+    parts = (f".{key}.".partition(f".{FUNCTION}.") for key in identity if FUNCTION in key)
     return any(found and owner.rpartition(".")[2] not in PARTS for owner, found, _ in parts)  # no argument of a class
 
 

@@ -185,6 +185,10 @@ class StudyStore:
         """Return a trial as it is stored."""
         return self._trials.get_trial(number)
 
+    def progress(self, trial: FrozenTrial) -> int:
+        """Return the number of epochs after which a trial was last reported, or of a function's reports."""
+        return progress_of(trial, of_function=not self._config.kind.trains)
+
     def finished(self) -> list[FrozenTrial]:
         """Return the complete, pruned and failed trials."""
         return self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -207,10 +211,8 @@ class StudyStore:
     @property
     def trained(self) -> int:
         """Return how much of the allowance was trained, interrupted trials included."""
-        waiting, of_function = self.trials(TrialState.WAITING), not self._config.kind.trains
-        return self.spent + sum(
-            self._finished.cost(trial, progress_of(trial, of_function=of_function)) for trial in waiting
-        )
+        waiting = self.trials(TrialState.WAITING)
+        return self.spent + sum(self._finished.cost(trial, self.progress(trial)) for trial in waiting)
 
     @_retrying
     def possible_gain(self) -> float:
