@@ -138,7 +138,7 @@ def test_trials_that_cannot_be_one_model_are_reported(tmp_path: Path, monkeypatc
 
 
 IN_LITTLE_MEMORY = """
-import ctypes, json, resource, sys
+import ctypes, gc, json, resource, sys
 from pathlib import Path
 import torch
 from tuner.config.study import Objective
@@ -164,15 +164,19 @@ class Answers:
 
 
 torch.set_num_threads(1)
-M_ARENA_MAX = -8
-ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)  # a further thread would reserve 64 MB of address space
+M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3
+libc = ctypes.CDLL(None)
+libc.mallopt(M_ARENA_MAX, 1)  # a further thread would reserve 64 MB of address space
+libc.mallopt(M_MMAP_THRESHOLD, 2**20)  # a freed tensor leaves no gap in the heap
 config, channel = TrialConfig.from_values(json.loads(sys.argv[1])), Answers()
-trials = tuple(Assignment(number, config, Objective(), Path(str(number))) for number in range(8))
+trials = tuple(Assignment(number, config, Objective(), Path(str(number))) for number in range(11))
 run(TrainingGroup(trials[:1]), channel)  # with all that comes with a first training
+run(TrainingGroup(trials[1:3]), channel)
+gc.collect()
 size = 1024 * int(next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmSize")))
 resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[2]), resource.RLIM_INFINITY))
-measured = run(MeasurementGroup(trials[1:2], 8), channel)[0].count
-results = run(TrainingGroup(trials[1:]), channel)
+measured = run(MeasurementGroup(trials[3:4], 8), channel)[0].count
+results = run(TrainingGroup(trials[4:]), channel)
 print(json.dumps([[result.state for result in results], [result.setup["fused"] for result in results], channel.limits]))
 print(measured)
 """
@@ -187,7 +191,7 @@ def test_a_group_that_does_not_fit_into_memory_is_halved_until_it_does(tmp_path:
         "optimizer": {"name": "sgd", "initial_lr": 0.1},
         "trainer": {"max_epochs": 1, "precision": "32-true"},
     }
-    room = 12 * 4 * (784 + 10) * neurons  # less than the weights and gradients of seven
+    room = 10 * 4 * (784 + 10) * neurons  # less than the weights and gradients of seven, more than those of three
     *_, described, measured = output_of(IN_LITTLE_MEMORY, tmp_path, json.dumps(values), str(room)).splitlines()
     states, fused, limits = json.loads(described)
     assert states == ["complete"] * 7

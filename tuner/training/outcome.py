@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.utils.data
@@ -106,8 +107,7 @@ def lost_worker(error: BaseException) -> str:
     """Return the predicate of a sentence about a training whose data loader lost a worker; empty if it did not."""
     if not _lost_a_worker(error):
         return ""
-    loaders = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    workers = {worker.sentinel: worker for loader in loaders for worker in getattr(loader, "_workers", ())}
+    workers = {worker.sentinel: worker for loader in _owners(error) for worker in getattr(loader, "_workers", ())}
     with contextlib.suppress(RuntimeError):  # torch reports a worker's end from a signal handler, too
         for ended in multiprocessing.connection.wait(list(workers), SECONDS_TO_EXIT):
             workers[ended].join()  # it closes its sentinel shortly before it has a status
@@ -129,13 +129,22 @@ def error_message(error: BaseException, config: AnyTrial) -> str:
 
 def _layer_of(error: BaseException) -> str:
     """Return the layer of the network that raised an error, in parentheses after a space; empty if none did."""
-    owners = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
-    modules = [owner for owner in owners if isinstance(owner, torch.nn.Module)]
+    modules = [owner for owner in _owners(error) if isinstance(owner, torch.nn.Module)]
     if not modules:
         return ""
     outermost, layer = modules[0], modules[-1]
     name = next((name for name, each in outermost.named_modules() if each is layer), "")
     return f" (in the layer {name}, {type(layer).__name__})" if name else ""
+
+
+def _owners(error: BaseException) -> list[Any]:
+    """Return the objects in whose methods an error was raised, the outermost first.
+
+    The function that caught the error is left out: it still runs, and until Python 3.13 reading its variables would
+    keep the error, and with it the model and its gradients, in memory until it ends.
+    """
+    inner = error.__traceback__ and error.__traceback__.tb_next
+    return [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(inner)]
 
 
 def result_of_training(

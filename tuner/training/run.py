@@ -28,7 +28,7 @@ from tuner.training.recording import may_be_recorded
 from tuner.training.rehearsal import rehearse
 from tuner.training.saver import noted
 from tuner.training.single_training import train
-from tuner.training.throughput import fastest_together
+from tuner.training.throughput import fastest_together, free_memory
 
 __all__ = ["run"]
 
@@ -75,10 +75,11 @@ def _train_all(
     results = train_together(assignments, channel, device, checkpoint_every, as_group) if is_group else {}
     for assignment in assignments:
         if assignment.number not in results:
-            stopped = any(result.state == "interrupted" for result in results.values())
-            results[assignment.number] = (
-                TrialResult("interrupted") if stopped else train(assignment, channel, device, checkpoint_every)
-            )
+            if any(result.state == "interrupted" for result in results.values()):
+                results[assignment.number] = TrialResult("interrupted")
+                continue
+            results[assignment.number] = train(assignment, channel, device, checkpoint_every)
+            free_memory(device)  # for the next trial
     return [results[assignment.number] for assignment in assignments]
 
 
