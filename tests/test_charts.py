@@ -154,7 +154,10 @@ def test_a_seed_that_is_far_worse_is_at_the_edge_of_a_comparison():
     drawn = of_comparison(Comparison("acc", Direction.MAXIMIZE, [*usual, Repeated("c", {0: 0.97, 1: 0.1})]), "title")
     (panel,) = drawn.panels
     assert panel.x_range[0] > 0.5
-    assert any(panel.x_range[0] in series.x and series.hover[1].endswith(" 0.1000") for series in panel.series[3:])
+    arrows = [series for series in panel.series if series.symbol == "triangle-left" and series.hover]
+    assert "c\nseed 1: 0.1000" in [text for series in arrows for text in series.hover]
+    assert all(set(series.x) == {panel.x_range[0]} for series in arrows)
+    assert "beyond the axis" in [series.label for series in panel.series]
     assert "At the edge: 1 seed of c" in drawn.caption
     assert "At the edge" not in of_comparison(Comparison("acc", Direction.MAXIMIZE, usual), "title").caption
 

@@ -187,7 +187,7 @@ def test_last_trainings_are_the_default_where_a_budget_in_epochs_has_room_for_th
 
 
 @pytest.mark.parametrize(
-    ("means", "verdict"),
+    ("means", "answer"),
     [
         ([0.9, 0.9, 0.9], "The answer is a tie: the seeds do not separate "),
         ([0.9, 0.8, 0.7], "The answer is a: it is really better than b and c."),
@@ -195,13 +195,13 @@ def test_last_trainings_are_the_default_where_a_budget_in_epochs_has_room_for_th
         ([0.9], "The answer is a; there is nothing to compare it with."),
     ],
 )
-def test_the_verdict_says_what_the_seeds_separate(means: list[float], verdict: str):
+def test_the_answer_says_what_the_seeds_separate(means: list[float], answer: str):
     drawn = random.Random(0)
     found = [
         Repeated(name, {seed: mean + drawn.gauss(0, 1e-3) for seed in range(5)})
         for name, mean in zip("abc", means, strict=False)
     ]
-    assert verdict in Comparison("score", Direction.MAXIMIZE, found).verdict
+    assert answer in Comparison("score", Direction.MAXIMIZE, found).findings({})[0]
 
 
 def test_a_study_without_any_result_has_no_last_trainings(folder: StudyFolder):

@@ -150,7 +150,7 @@ def test_a_confirmation_is_reported_as_its_configurations_not_as_trials(confirme
     )
     source = report(confirmed, "short-confirm", "--output", "own.html")
     page = Page(source)
-    assert re.search(rf"The winner is [^:]+: val/acc {mean:.4f} over 2 seeds", page.text)
+    assert re.search(rf"has the best mean: val/acc {mean:.4f} over 2 seeds", page.text)
     for name, value in ((winner, mean), *others):
         assert re.search(rf"<td>{re.escape(name)}</td><td>2</td><td>{value:.4f}</td>", source)
     for text in ("The best is", "runner-up, #0 constant", "separate good trials", "Leaderboard", "with configuration"):

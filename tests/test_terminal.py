@@ -99,7 +99,7 @@ def test_a_confirmation_says_who_won_in_rows_that_fit(short: StudyFolder, folder
     count = re.match(r"short-confirm: \d configurations of study short, 2 fresh seeds each: (\d) runs; about ", whole)
     assert count, whole
     check_trainings(lines, width, int(count[1]))
-    winner = next(index for index, line in enumerate(lines) if line.startswith("The winner is #"))
+    winner = next(index for index, line in enumerate(lines) if line.startswith("The answer is "))
     heading, *rows = table(lines[winner:], " +(seeds +)?mean")
     assert {"mean", "winner better"} <= set(re.split(r" {2,}", heading))
     assert ("95% interval" in heading) == (width != 44)

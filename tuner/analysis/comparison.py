@@ -8,10 +8,11 @@ multiple of 1/N. With fewer than three seeds, or equal differences of a metric o
 given.
 
 The winner is chosen by the same seeds that judge it, which would bias its probabilities. They are therefore corrected
-for the choice among all pairs (Bonferroni): k configurations have k(k - 1) ordered pairs, and the p value is multiplied
-by that number. If all are equally good, at most one table in twenty then calls a difference real. (Choosing by one half
-of the seeds and judging by the other would be equally valid, but needs twice as many runs.) The interval of the winner
-is also given at the confidence at which all k intervals hold at once.
+for that choice (Bonferroni): each of k configurations may be beaten by k - 1 others, and the p value is multiplied by
+that number, so the probability is a lower bound. As in Hsu's multiple comparisons with the best, one that is as good as
+any is called worse than the winner in at most one table in twenty. (Choosing by one half of the seeds and judging by
+the other would be equally valid, but needs twice as many runs.) The interval of the winner is also given at the
+confidence at which all k intervals hold at once.
 """
 
 import csv
@@ -27,7 +28,7 @@ from tuner.analysis.intervals import CONFIDENCE, Scale, interval, standard_error
 from tuner.analysis.record import ROUNDING, Retrained
 from tuner.analysis.sweeps import mean_of
 from tuner.direction import Direction
-from tuner.text import format_interval, format_metric, format_probability, join_names, pluralize
+from tuner.text import format_interval, format_metric, join_names, pluralize
 
 __all__ = [
     "CONSTANT_LR_ROLE",
@@ -41,6 +42,7 @@ __all__ = [
 DEFAULT_ROLE = "the study's default"
 CONSTANT_LR_ROLE = "a constant lr"
 MOST_NAMED = 5
+MOST_SEEDS = 100
 FEWEST_SEEDS = 3
 """With fewer seeds, no probability is given: two differences are too often nearly equal by chance."""
 
@@ -75,7 +77,7 @@ class Difference:
 
     Args:
         mean: Mean of the paired differences; above zero if the first is better.
-        probability: Probability that the first is really better; None if there are too few seeds.
+        probability: Probability that the first is really better, or a lower bound; None if there are too few seeds.
         seeds: Number of seeds with values of both.
     """
 
@@ -134,8 +136,7 @@ class Comparison:
 
     def difference(self, one: Repeated, other: Repeated) -> Difference | None:
         """Return how much better one configuration is than another; None if no seed has values of both."""
-        seeds = one.values.keys() & other.values.keys()
-        pairs = [self.direction.advantage(one.values[seed], other.values[seed]) for seed in seeds]
+        pairs = self._paired(one, other)
         if not pairs:
             return None
         mean = mean_of(pairs)
@@ -148,8 +149,15 @@ class Comparison:
             return Difference(mean, 0.5 if is_tie else None, len(pairs))
         return Difference(mean, float(scipy.stats.t.cdf(mean / error, len(pairs) - 1)), len(pairs))
 
+    def _paired(self, one: Repeated, other: Repeated) -> list[float]:
+        """Return how much better one configuration is than another with each seed that has values of both."""
+        seeds = one.values.keys() & other.values.keys()
+        return [self.direction.advantage(one.values[seed], other.values[seed]) for seed in seeds]
+
     def lead(self, other: Repeated) -> Difference | None:
         """Return how much better the winner is than another configuration, corrected for its choice by these seeds.
+
+        The probability is a lower bound.
 
         Args:
             other: The other configuration; not the winner.
@@ -158,36 +166,37 @@ class Comparison:
         difference = self.difference(ranking[0], other) if ranking else None
         if difference is None or difference.probability is None:
             return difference
-        pairs = len(ranking) * (len(ranking) - 1)
-        certain = 1 - pairs * (1 - difference.probability)
-        return replace(difference, probability=max(certain, min(difference.probability, 0.5)))
+        bound = 1 - (len(ranking) - 1) * (1 - difference.probability)
+        return replace(difference, probability=max(0.0, bound))
 
-    def answer(self, opponents: Mapping[str, str]) -> list[str]:
-        """Return the verdict, empty if nothing was trained, and the findings, which do not repeat it.
+    def _needed(self, other: Repeated) -> int | None:
+        """Return how many seeds would show the winner's lead, if its mean and spread stay as they are.
 
-        Args:
-            opponents: As for `findings`.
+        Return None if more than `MOST_SEEDS` would be needed.
         """
-        return [self.verdict, *self.findings(opponents, after_verdict=True)]
+        winner, *others = self.ranking
+        pairs, values = self._paired(winner, other), [*winner.values.values(), *other.values.values()]
+        scale, lead = self._scale(values), mean_of(pairs)
+        spread = standard_error(pairs, replace(scale, resolution=0.0), values) * math.sqrt(len(pairs))
+        for count in range(len(pairs) + 1, MOST_SEEDS + 1):
+            error = max(spread / math.sqrt(count), scale.resolution)
+            if error and len(others) * scipy.stats.t.sf(lead / error, count - 1) <= 1 - CONFIDENCE:
+                return count
+        return None
 
-    def findings(self, opponents: Mapping[str, str], *, after_verdict: bool = False) -> list[str]:
-        """Return sentences: the winner, its lead over others, and how much of the study's best value was luck.
+    def findings(self, opponents: Mapping[str, str]) -> list[str]:
+        """Return sentences: the answer, the winner's lead over others, and how much of the study's best value was luck.
 
         Args:
             opponents: Names of further configurations to compare the winner with, by their role in the sentence.
-            after_verdict: Whether the verdict precedes them and names the winner.
         """
         ranking = self.ranking
         if not ranking:
             return ["No run was completed, so there is nothing to compare."]
         winner, *others = ranking
         mean = self._with_interval(winner, chosen_from=len(ranking))
-        if not after_verdict:
-            sentences = [f"The winner is {winner.name}: {self.metric} {mean}."]
-        elif self._is_tie:
-            sentences = [f"{winner.name} has the best mean: {self.metric} {mean}."]
-        else:
-            sentences = [f"Its mean {self.metric} is {mean}."]
+        has = f"{winner.name} has the best mean: {self.metric}" if self._is_tie else f"Its mean {self.metric} is"
+        sentences = [self._answer(), f"{has} {mean}."]
         against = {"the runner-up": others[0].name} if others else {}
         against |= {role: name for role, name in opponents.items() if name != winner.name}
         for name in dict.fromkeys(against.values()):
@@ -200,12 +209,11 @@ class Comparison:
         ]
         return sentences + self._luck() + self._tested(winner)
 
-    @property
-    def verdict(self) -> str:
+    def _answer(self) -> str:
         """Return the result in a sentence: the winner and which others it beats, or a tie."""
         ranking = self.ranking
-        if len(ranking) < 2:
-            return f"The answer is {ranking[0].name}; there is nothing to compare it with." if ranking else ""
+        if len(ranking) == 1:
+            return f"The answer is {ranking[0].name}; there is nothing to compare it with."
         ties = self._ties
         beaten = join_names([each.name for each in ranking[1:] if each.name not in ties] or [""], MOST_NAMED)
         winner = ranking[0].name
@@ -233,15 +241,18 @@ class Comparison:
         is_shown_equal = difference.is_noise and mean == format_metric(self.ranking[0].mean)
         if is_shown_equal or abs(difference.mean) <= ROUNDING * abs(other.mean):
             return f"It is no better than {named} ({mean})."
+        if difference.mean < 0:  # other seeds made it the winner
+            text = f"With the seeds of both it is {format_metric(-difference.mean)} worse than {named} ({mean})"
+            return f"{text}, which diverged or failed with others." if other.failed else f"{text}."
         text = f"It is {format_metric(difference.mean)} better than {named} ({mean})"
         if difference.probability is None:
             return f"{text}; with {pluralize(difference.seeds, 'seed')} this may be chance."
-        likely = format_probability(difference.probability)
-        if difference.is_noise:
-            seeds = pluralize(difference.seeds, "seed")
-            only = f"the probability that it is really better is only {likely} with {seeds}"
-            return f"{text}; {only}, so this may be chance."
-        return f"{text}, and really better with a probability of {likely}."
+        if not difference.is_noise:
+            return f"{text}, and really better with a probability of {chance(difference.probability)}."
+        text += f", which {pluralize(difference.seeds, 'seed')} cannot tell from chance"
+        if needed := self._needed(other):
+            return f"{text}; about {needed} would show such a difference if it is real."
+        return f"{text}; more than {MOST_SEEDS} would be needed for so small a difference."
 
     def _luck(self) -> list[str]:
         """Return a sentence that compares the value of the study's best trial with its mean."""
@@ -307,7 +318,8 @@ class Comparison:
         count = len(self.ranking)
         if all(row["probability that the winner is better"] is None for row in self.rows()):
             return ""
-        return f"The probabilities allow for the winner having been picked as the best of {count} by the same seeds."
+        bounds = f"The probabilities are lower bounds; below {CONFIDENCE:.0%}, the seeds do not separate the two"
+        return f"{bounds}. They allow for the winner having been picked as the best of {count} by the same seeds."
 
     def markdown(self) -> str:
         """Return the table of the configurations in Markdown."""
@@ -336,8 +348,16 @@ class Comparison:
 
 
 def chance(probability: float | None) -> str:
-    """Return the probability of a `Difference` for a table."""
-    return "unknown" if probability is None else format_probability(probability)
+    """Return the probability of a winner's lead, which is a lower bound.
+
+    >>> chance(0.999), chance(0.9789), chance(0.94), chance(None)
+    ('more than 99%', 'at least 97%', 'not separated', 'unknown')
+    """
+    if probability is None:
+        return "unknown"
+    if probability < CONFIDENCE:
+        return "not separated"
+    return "more than 99%" if probability > 0.99 else f"at least {math.floor(100 * probability)}%"
 
 
 def _named(roles: Sequence[str], name: str) -> str:

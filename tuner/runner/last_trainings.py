@@ -74,12 +74,10 @@ class LastTrainings:
                 if not outcome.is_over:
                     self._left = f"{trainings.store.count} of {pluralize(config.trials, config.kind.noun)} done"
                 if outcome.is_over:
-                    store.attributes.set_answer(comparison.answer(chosen.opponents), comparison.retrained)
+                    store.attributes.set_answer(comparison.findings(chosen.opponents), comparison.retrained)
                 if outcome.is_delivered:
                     of = past.config.name, past.identifier
-                    record_comparison(
-                        self.plan.uri, of, trainings.store.identifier, comparison, chosen.opponents, verdict=True
-                    )
+                    record_comparison(self.plan.uri, of, trainings.store.identifier, comparison, chosen.opponents)
         return outcome
 
     def _part(self, store: StudyStore, trainings: int) -> Part:
@@ -97,7 +95,7 @@ class LastTrainings:
             print_line(self.console, f"\nfinal runs of {name}: {self._left}; run the same command again to continue")
         if self._result:
             comparison, chosen = self._result
-            print_comparison(self.console, comparison, chosen.opponents, verdict=True)
+            print_comparison(self.console, comparison, chosen.opponents)
         return self._result is not None and not self._left
 
     def _past(self, store: StudyStore) -> StoredStudy:

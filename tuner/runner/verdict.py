@@ -19,8 +19,6 @@ def print_comparison(
     comparison: Comparison,
     opponents: Mapping[str, str] | None = None,
     further: Sequence[str] = (),
-    *,
-    verdict: bool = False,
 ) -> None:
     """Print a comparison of configurations: the table and the findings.
 
@@ -29,9 +27,8 @@ def print_comparison(
         comparison: The comparison.
         opponents: Names of configurations that the findings mention, by their roles.
         further: Further findings.
-        verdict: Whether the findings begin with a verdict.
     """
-    first, *others = _sentences(comparison, opponents or {}, further, verdict)
+    first, *others = [*comparison.findings(opponents or {}), *further]
     print_line(console, f"\n[bold]{escape(first)}[/bold]")
     rows = comparison.rows()
     intervals = ["" if row["low"] is None else format_interval((row["low"], row["high"])) for row in rows]
@@ -59,8 +56,6 @@ def record_comparison(
     comparison: Comparison,
     opponents: Mapping[str, str],
     further: Sequence[str] = (),
-    *,
-    verdict: bool = False,
 ) -> None:
     """Store the table, the values and the picture in their MLflow run, and the findings in the study's run.
 
@@ -71,7 +66,6 @@ def record_comparison(
         comparison: The comparison.
         opponents: Names of configurations that the findings mention, by their roles.
         further: Further findings.
-        verdict: Whether the findings begin with a verdict.
     """
     # Imported here: printing alone should not wait for MLflow and matplotlib.
     from tuner.tracking.reader import MlflowStudy
@@ -79,7 +73,7 @@ def record_comparison(
     from tuner.visualization.matplotlib_backend import png
 
     name, identifier = study
-    found = _sentences(comparison, opponents, further, verdict)
+    found = [*comparison.findings(opponents), *further]
     with temporary_folder() as folder:
         (folder / "confirmation.csv").write_text(comparison.csv(), encoding="utf-8")
         text = "\n".join([comparison.markdown(), "", *(f"- {sentence}" for sentence in found), ""])
@@ -89,10 +83,3 @@ def record_comparison(
             (folder / "confirmation.png").write_bytes(png(figure))
         MlflowStudy(uri, of).add(folder)
     MlflowStudy(uri, identifier).set_tag("tuner.confirmed", " ".join(found)[:5000])
-
-
-def _sentences(
-    comparison: Comparison, opponents: Mapping[str, str], further: Sequence[str], verdict: bool
-) -> list[str]:
-    found = comparison.answer(opponents) if verdict else comparison.findings(opponents)
-    return [*filter(None, found), *further]

@@ -197,7 +197,7 @@ def with_fresh_seeds(
             continue
         if comparison.ranking and best.name in [one.name for one in comparison.configurations]:
             comparison = replace(comparison, configurations=_claimed(comparison, record, study, each, finished))
-            return replace(record, answer=comparison.answer({}), retrained=comparison.retrained)
+            return replace(record, answer=comparison.findings({}), retrained=comparison.retrained)
     return record
 
 

@@ -345,9 +345,9 @@ class ReplicationStore(StudyStore):
         return [(at, self.best_value if index == last else None) for index, at in enumerate(times)]
 
     def conclusion(self, record: StudyRecord) -> tuple[str, list[str]]:
-        """Return the winner in a sentence, and the further findings."""
-        winner, *others = self.comparison().findings({})
-        return winner, others
+        """Return the answer in a sentence, and the further findings."""
+        answer, *others = self.comparison().findings({})
+        return answer, others
 
 
 def of_lr(name: str, factor: float) -> str:

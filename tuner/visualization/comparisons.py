@@ -1,16 +1,18 @@
 """Figures of configurations that were trained with the same seeds."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tuner.analysis.comparison import Comparison
 from tuner.analysis.profiles import MOST, profile
 from tuner.analysis.standings import Standings
-from tuner.text import format_metric, join_names, pluralize
-from tuner.visualization.figure import COLORS, GREY, Figure, Panel, Series
+from tuner.text import format_interval, format_metric, join_names, pluralize
+from tuner.visualization.figure import COLORS, GREY, Figure, Panel, Series, Symbol
 from tuner.visualization.parts import beyond_note, is_outside, placed, value_window
 
 __all__ = ["of_comparison", "of_standings"]
+
+ARROWS: tuple[Symbol, Symbol] = ("triangle-left", "triangle-right")
 
 
 def of_comparison(comparison: Comparison, title: str, colors: Mapping[str, str] | None = None) -> Figure:
@@ -33,12 +35,15 @@ def of_comparison(comparison: Comparison, title: str, colors: Mapping[str, str] 
     ]
     for place, each in enumerate(ranking):
         color = colors.get(each.name, GREY)
-        values = [placed(value, window) for value in each.values.values()]
-        hover = [f"{each.name}\nseed {seed}: {format_metric(value)}" for seed, value in each.values.items()]
-        series.append(Series(values, [place] * len(values), "points", color, hover=hover))
+        seeds = [(value, f"{each.name}\nseed {seed}: {format_metric(value)}") for seed, value in each.values.items()]
+        series.append(_points([pair for pair in seeds if not is_outside(pair[0], window)], place, color, "circle"))
         if bounds := comparison.interval(each):
             ends = [placed(bound, window) for bound in bounds]
             series.append(Series(ends, (place, place), "line", color, width=2.5))
+            seeds += [(bound, f"{each.name}\n95% interval: {format_interval(bounds)}") for bound in bounds]
+        beyond = [(placed(value, window), hover) for value, hover in seeds if is_outside(value, window)]
+        for edge, symbol in zip(window or (), ARROWS, strict=False):
+            series.append(_points([pair for pair in beyond if pair[0] == edge], place, color, symbol))
         series.append(Series([placed(each.mean, window)], [place + 0.2], "crosses", color))
     panels = [
         Panel(
@@ -49,9 +54,17 @@ def of_comparison(comparison: Comparison, title: str, colors: Mapping[str, str] 
             y_range=(-0.7, len(ranking) - 0.3),
         )
     ]
+    if any(each.x and each.symbol in ARROWS for each in series):
+        series.insert(3, Series(nowhere, nowhere, "points", GREY, "beyond the axis", symbol=ARROWS[0]))
     caption = "Points are seeds, lines are 95% confidence intervals of each mean alone, crosses are means."
     caption += _edge_note(comparison)
     return Figure("confirmation", title, caption, panels if ranking else [], height=1 + 0.4 * len(ranking))
+
+
+def _points(pairs: Sequence[tuple[float, str]], place: int, color: str, symbol: Symbol) -> Series:
+    """Return points on a line of the figure, from their positions and descriptions."""
+    values, hover = [value for value, _ in pairs], [text for _, text in pairs]
+    return Series(values, [place] * len(pairs), "points", color, hover=hover, symbol=symbol)
 
 
 def of_standings(standings: Standings) -> Figure:
@@ -105,7 +118,8 @@ def of_standings(standings: Standings) -> Figure:
 def _window(comparison: Comparison) -> tuple[float, float] | None:
     """Return the range of values to show, such that a few very bad seeds do not squeeze the others."""
     values = [value for each in comparison.configurations for value in each.values.values()]
-    return value_window(values, comparison.direction)
+    bounds = [bound for each in comparison.configurations for bound in comparison.interval(each) or ()]
+    return value_window([*values, *bounds], comparison.direction)
 
 
 def _edge_note(comparison: Comparison) -> str:

@@ -37,7 +37,9 @@ Vermilion marks the best trial.
 
 Mark = Literal["line", "steps", "points", "crosses", "bars", "box", "band"]
 Dash = Literal["solid", "dash", "dot", "dashdot", "longdash"]
-Symbol = Literal["circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon"]
+Symbol = Literal[
+    "circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "triangle-left", "triangle-right"
+]
 
 DASHES: Sequence[Dash] = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS: Sequence[Symbol] = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon")

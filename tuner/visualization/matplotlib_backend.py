@@ -39,7 +39,16 @@ DASHES: dict[str, Any] = {
     "dashdot": (0, (6, 2, 1.2, 2)),
     "longdash": (0, (11, 3)),
 }
-SYMBOLS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v", "pentagon": "p"}
+SYMBOLS = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "triangle-up": "^",
+    "triangle-down": "v",
+    "pentagon": "p",
+    "triangle-left": "<",
+    "triangle-right": ">",
+}
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
