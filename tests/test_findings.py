@@ -19,7 +19,7 @@ def test_the_winner_is_reported_with_its_values_and_its_margins():
         trial(0, value=0.90, family="constant"),
         trial(1, value=0.98, family="exponential"),
         trial(2, value=0.97, family="exponential"),
-        trial(3, value=0.96, family="cosine_restarts"),
+        *(trial(number, value=0.99 - number / 100, family="cosine_restarts") for number in (3, 4, 5)),
     )
     assert "The best is #1 exponential: val/acc 0.9800 after epoch 3" in text
     assert "0.0100 better than the runner-up, #2 exponential (0.9700)" in text
@@ -37,6 +37,22 @@ def test_a_plateau_that_never_lowered_the_lr_is_a_constant_lr():
     assert "0.0200 better than the best constant lr, #0 plateau (0.9500)" in behind
     assert "never changed" in behind
     assert "never changed" not in text_of(*others, trial(3, family="constant"))
+
+
+def test_schedules_that_were_tried_too_little_are_named_and_not_called_worse():
+    def tried(number: int, family: str, lr: float, value: float = 0.9):
+        return trial(number, value=value, family=family, params={"optimizer.initial_lr": lr})
+
+    best = [tried(0, "one_cycle", 0.03, 0.98), tried(1, "one_cycle", 0.02, 0.97)]
+    far = [tried(number, "cosine", 1e-4 * number) for number in (2, 3, 4, 5)]
+    near = [tried(number, "step", 0.01 * number) for number in (6, 7, 8)]
+    text = text_of(*best, *far, tried(9, "linear", 0.03), *near)
+    assert "Tried too little to be ruled out: cosine (4 times, at 0.0002 to 0.0005) and linear (once, at 0.03)" in text
+    assert "(the best trial has 0.03)." in text
+    assert "the best of another schedule" not in text_of(*best, *far)
+    assert "the best of another schedule" in text_of(*best, *near)
+    assert "Tried too little" not in text_of(*best, *near)
+    assert "Tried too little" not in text_of(*best, *far, answer=["The answer is #0 one_cycle."])
 
 
 @pytest.mark.parametrize(
@@ -199,7 +215,9 @@ def test_before_the_study_is_over_the_headline_begins_with_how_far_it_is():
     record = study([trial(0, value=0.9, family="cosine")], so_far="2 of 6 trials")
     assert answer(record).startswith("After 2 of 6 trials, the best is #0 cosine, val/acc 0.9000")
     assert findings(record)[0].startswith("After 2 of 6 trials, the best is #0 cosine: val/acc 0.9000")
-    assert answer(replace(record, trials=[])) == "After 2 of 6 trials, no trial ran to completion."
+    diverged = replace(record, trials=[trial(0, state="diverged")])
+    assert answer(diverged) == "After 2 of 6 trials, no trial ran to completion."
+    assert answer(replace(record, trials=[])) == "No trial has finished yet."
 
 
 def test_values_at_the_edge_of_their_range_are_named():

@@ -38,7 +38,7 @@ MOST_NAMED = 10
 MOST_VALUES = 20
 EDGE = 0.05  # share of a range that counts as its edge
 FEWEST_FOR_IMPORTANCE = 30  # completed trials below which importances are drawn, but not stated
-FEWEST_CONSTANT, NEAR = 3, 3.0  # how many constant lrs, and how near to the best lr, show what a schedule is worth
+FEWEST_TRIED, NEAR = 3, 3.0  # how many trials, and how near to the best lr, show what a schedule is worth
 
 
 def findings(record: StudyRecord) -> list[str]:
@@ -61,7 +61,7 @@ def findings(record: StudyRecord) -> list[str]:
         _unchanged(record),
     ]
     if record.answer:
-        first, *others = filter(None, record.answer)  # without a run, there is no verdict
+        first, *others = record.answer
         sentences = [f"With fresh seeds: {first}", *others, *sentences]
     else:
         luck = f"Each trial is one {_what(record)} with one seed, and the best of many is partly luck."
@@ -189,7 +189,7 @@ def _margin(record: StudyRecord, best: TrialRecord) -> str:
     parts = [f"{_gap(best, others[0])} the runner-up, {others[0].name} ({format_metric(others[0].value)})"]
     constant = next((trial for trial in others if trial.constant_lr), None)
     other = next((trial for trial in others if trial.family != best.family), None)
-    if other is not None and other not in (others[0], constant):
+    if other is not None and other not in (others[0], constant) and not _hardly_tried(other.family, record):
         parts.append(f"{_gap(best, other)} the best of another schedule, {other.name} ({format_metric(other.value)})")
     if constant is not None and constant is not others[0]:
         which = "another" if best.constant_lr else "the best"
@@ -208,17 +208,58 @@ def _constant_lrs(record: StudyRecord, best: TrialRecord) -> str:
     """Return how often a constant lr was tried, at which lrs, and whether these show what the schedule is worth."""
     constant = [each for each in record.trials if each.constant_lr and each.state != "failed"]
     tried = [each for each in constant if each.is_complete or each.family == CONSTANT]  # not a plateau cut short
-    lrs = sorted(each.params[INITIAL_LR] for each in tried if INITIAL_LR in each.params)
-    text = f"A constant lr was tried {({1: 'once', 2: 'twice'}).get(len(tried), f'{len(tried)} times')}"
-    own, is_near = best.params.get(INITIAL_LR), True
-    if own and lrs:
-        is_near = any(1 / NEAR <= lr / own <= NEAR for lr in lrs)
-        shown = list(dict.fromkeys(map(format_value, lrs)))
-        at = join_names(shown) if len(shown) <= FEWEST_CONSTANT else f"{shown[0]} to {shown[-1]}"
-        text += f", at {at} (the best trial has {format_value(own)})"
-    if len(tried) < FEWEST_CONSTANT or not is_near:
+    own = _own_lr(record) if _lrs(tried) else ""
+    text = f"A constant lr was tried {_times(len(tried))}{_at_lrs(tried)}{own}"
+    if not _shows_its_worth(tried, best):
         text += ", which says little about the benefit of the schedule itself"
     return f"{text}."
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def _lrs(trials: Iterable[TrialRecord]) -> list[float]:
+    return sorted(each.params[INITIAL_LR] for each in trials if INITIAL_LR in each.params)
+
+
+def _at_lrs(trials: Iterable[TrialRecord]) -> str:
+    """Return the initial lrs of trials, for a sentence; empty if they were not searched."""
+    shown = list(dict.fromkeys(map(format_value, _lrs(trials))))
+    if not shown:
+        return ""
+    return f", at {join_names(shown) if len(shown) <= FEWEST_TRIED else f'{shown[0]} to {shown[-1]}'}"
+
+
+def _shows_its_worth(trials: Sequence[TrialRecord], best: TrialRecord) -> bool:
+    """Return whether trials of a schedule are several, and one has an initial lr near that of the best trial."""
+    own, lrs = best.params.get(INITIAL_LR), _lrs(trials)
+    is_near = not own or not lrs or any(1 / NEAR <= lr / own <= NEAR for lr in lrs)
+    return len(trials) >= FEWEST_TRIED and is_near
+
+
+def _hardly_tried(family: str, record: StudyRecord) -> str:
+    """Return how often a schedule was tried and at which lrs, if that does not show its worth; otherwise empty."""
+    trials = [each for each in record.trials if each.family == family and each.state != "failed"]
+    if not trials or record.best is None or _shows_its_worth(trials, record.best):
+        return ""
+    return f"{family} ({_times(len(trials))}{_at_lrs(trials)})"
+
+
+def hardly_tried(record: StudyRecord) -> str:
+    """Return which schedules were tried too seldom, or too far from the best lr, to be ruled out; empty if none."""
+    if record.best is None or record.of_function or record.answer:
+        return ""
+    families = dict.fromkeys(each.family for each in record.ranking if not each.constant_lr)
+    found = [_hardly_tried(each, record) for each in families if each != record.best.family]
+    named = [each for each in found if each]
+    return f"Tried too little to be ruled out: {join_names(named, MOST_NAMED)}{_own_lr(record)}." if named else ""
+
+
+def _own_lr(record: StudyRecord) -> str:
+    """Return the initial lr of the best trial, in parentheses after a space; empty if it was not searched."""
+    own = record.best and record.best.params.get(INITIAL_LR)
+    return f" (the best trial has {format_value(own)})" if own else ""
 
 
 def _unchanged(record: StudyRecord) -> str:
@@ -266,7 +307,9 @@ def answer(record: StudyRecord) -> str:
 
 
 def _so_far(record: StudyRecord, sentence: str) -> str:
-    """Return a sentence that begins with how far the study is, unless it is over."""
+    """Return a sentence that begins with how far the study is, unless it is over or has not finished a trial."""
+    if not record.trials:
+        return sentence
     return f"After {record.so_far}, {sentence[0].lower()}{sentence[1:]}" if record.so_far else sentence
 
 
@@ -280,7 +323,7 @@ def _standing(record: StudyRecord) -> str:
             return f"The best in all of {whose} is {names}."
         return f"The best by {whose} are {len(record.front)} trials, the Pareto front: {names}."
     if best is None:
-        return f"No trial {_came(record)}."
+        return f"No trial {_came(record)}." if record.trials else "No trial has finished yet."
     text = f"The best is {best.name}, {record.metric} {format_metric(best.value)}"
     if not others:
         return f"{text}, the only trial that {_came(record)}."
@@ -315,7 +358,7 @@ def _tied(record: StudyRecord, error: float) -> list[TrialRecord]:
 
 def open_questions(record: StudyRecord) -> list[str]:
     """Return sentences about what the trials do not show."""
-    found = (_different_code, _diverged, never_tried, stopped_families, at_edge)
+    found = (_different_code, _diverged, never_tried, hardly_tried, stopped_families, at_edge)
     return [*filter(None, (sentence(record) for sentence in found))]
 
 
@@ -325,10 +368,7 @@ def _diverged(record: StudyRecord) -> str:
     diverged = [trial for trial in trained if trial.state == "diverged"]
     if record.of_function or not diverged or 2 * len(diverged) < len(trained):
         return ""
-    lrs, others = (
-        sorted(trial.params[INITIAL_LR] for trial in trials if INITIAL_LR in trial.params)
-        for trials in (diverged, [trial for trial in trained if trial.state != "diverged"])
-    )
+    lrs, others = _lrs(diverged), _lrs(trial for trial in trained if trial.state != "diverged")
     text = f"{len(diverged)} of {pluralize(len(trained), 'trial')} diverged"
     lower = "Lower initial_lr"
     if lrs:
@@ -406,7 +446,8 @@ def never_tried(record: StudyRecord) -> str:
         for name, choices in record.choices.items()
     }
     parts = [f"{_choice(name)} {join_names(values, MOST_NAMED)}" for name, values in missing.items() if values]
-    return f"Never tried: {'; '.join(parts)}." if parts else ""
+    where = "In no finished trial" if record.unfinished else "Never tried"
+    return f"{where}: {'; '.join(parts)}." if parts else ""
 
 
 def _choice(name: str) -> str:
