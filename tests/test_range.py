@@ -115,8 +115,8 @@ def test_the_edge_is_the_lowest_lr_above_the_best_at_which_a_seed_makes_no_progr
     assert found.best == 1e-2
     assert found.seeds_agree
     assert found.edge == 1.0
-    assert found.range == (1e-3, 1e-1)
-    assert found.yaml() == "{low: 0.001, high: 0.1, log: true}"
+    assert found.range == (1e-3, 1.0)
+    assert found.yaml() == "{low: 0.001, high: 1, log: true}"
     assert found.findings()[:2] == [
         "The best initial_lr is 0.01; the best lrs of 2 seeds, from 0.01 to 0.1, agree.",
         "The edge is 1, the lowest lr above the best one at which at least one seed diverged.",
@@ -139,15 +139,14 @@ def test_seeds_that_do_not_agree_are_told_from_those_that_do():
     assert "The range ends where the test ended: test further lrs with --low and --high." in found.findings()
 
 
-def test_a_best_lr_at_an_end_of_the_range_is_reported():
-    warning = "The best lr is the upper end of the range: test more lrs around it with --lrs."
-    values = {1e-3: [2.2], 1e-2: [1.5], 1e-1: [0.5], 1.0: [2.2], 10.0: [None]}
+def test_the_range_reaches_to_the_next_lrs_on_both_sides_of_the_best():
+    values = {1e-3: [2.3], 1e-2: [2.25], 1e-1: [0.5], 1.0: [2.2], 10.0: [None]}
     found = LrRange("val/loss", Direction.MINIMIZE, values, [2.3])
-    assert (found.best, found.range) == (1e-1, (1e-2, 1e-1))
-    assert found.findings()[-1] == warning
-    inside = LrRange("val/loss", Direction.MINIMIZE, {**values, 1.0: [1.0]}, [2.3])
-    assert inside.range == (1e-2, 1.0)
-    assert warning not in inside.findings()
+    assert (found.best, found.range) == (1e-1, (1e-2, 1.0))
+    assert found.findings()[-1] == "Search from 0.01 (the next lr below the best) to 1 (the next lr above the best)."
+    wide = LrRange("val/loss", Direction.MINIMIZE, {**values, 1.0: [1.0]}, [2.3])
+    assert wide.range == (1e-2, 1.0)
+    assert wide.findings()[-1].endswith("to 1 (the highest lr with at least half).")
 
 
 def test_the_picture_has_the_measured_values_and_crosses_for_those_that_got_worse():
@@ -170,9 +169,7 @@ def test_there_is_no_range_where_nothing_was_learned():
     found = LrRange("val/acc", Direction.MAXIMIZE, {0.1: [0.1], 1.0: [None]}, [0.1])
     assert (found.best, found.edge, found.range, found.yaml()) == (None, None, None, "")
     assert len(found.findings()) == 1
-    alone = LrRange("val/acc", Direction.MAXIMIZE, {0.01: [0.1], 0.1: [0.9], 1.0: [None]}, [0.1])
-    assert alone.range is None
-    assert alone.findings()[-1].startswith("No range can be suggested")
+    assert found.findings()[0].startswith("No range can be suggested")
 
 
 BLOCK = """\

@@ -70,17 +70,20 @@ class LrRange:
         """Return the range to search: the lrs around the best one at which every seed made enough progress.
 
         Below the best lr, a tenth of the seed's progress at its best lr is enough, because a full run has the time to
-        make up for a small lr; above it, a half is required. None if there are no two such lrs.
+        make up for a small lr; above it, a half is required. The range reaches at least to the tested lrs on both sides
+        of the best ones, since the true best may lie between. None if a seed made no progress.
         """
         best, lrs = self.best, list(self.values)
         if best is None:
             return None
-        low = high = lrs.index(best)
+        bests = self.best_of_seeds if self.seeds_agree else [best]
+        low, high = lrs.index(min(bests)), lrs.index(max(bests))
+        next_below, next_above = max(0, low - 1), min(high + 1, len(lrs) - 1)
         while low > 0 and self._comes_far(lrs[low - 1], ENOUGH_BELOW):
             low -= 1
         while high + 1 < len(lrs) and self._comes_far(lrs[high + 1], ENOUGH_ABOVE):
             high += 1
-        return (lrs[low], lrs[high]) if low < high else None
+        return lrs[min(low, next_below)], lrs[max(high, next_above)]
 
     def _comes_far(self, lr: float, share: float) -> bool:
         """Return whether every seed makes at least a share of the progress that it makes at its best lr."""
@@ -107,19 +110,16 @@ class LrRange:
             how = "diverged" if None in self.values[self.edge] else "made no progress"
             edge = format_value(self.edge)
             sentences.append(f"The edge is {edge}, the lowest lr above the best one at which at least one seed {how}.")
-        if self.range is None:
-            sentences.append("No range can be suggested: no neighbouring lr made enough progress. Try more --lrs.")
-        else:
-            low, high = map(format_value, self.range)
-            sentences.append(
-                f"Search from {low} (every seed made a tenth of the progress it made at its best lr; a full run makes "
-                f"up the rest) to {high} (the highest lr with at least half)."
-            )
-            if self.range[0] == min(self.values) or self.range[1] == max(self.values):
+        if self.range is not None:
+            low, high = self.range
+            why_low, why_high = "the next lr below the best", "the next lr above the best"
+            if self._comes_far(low, ENOUGH_BELOW):
+                why_low = "every seed made a tenth of the progress it made at its best lr; a full run makes up the rest"
+            if self._comes_far(high, ENOUGH_ABOVE):
+                why_high = "the highest lr with at least half"
+            sentences.append(f"Search from {format_value(low)} ({why_low}) to {format_value(high)} ({why_high}).")
+            if low == min(self.values) or high == max(self.values):
                 sentences.append("The range ends where the test ended: test further lrs with --low and --high.")
-            if self.best in self.range and self.best not in (min(self.values), max(self.values)):
-                end = "lower" if self.best == self.range[0] else "upper"
-                sentences.append(f"The best lr is the {end} end of the range: test more lrs around it with --lrs.")
         return sentences
 
     def yaml(self) -> str:
