@@ -230,6 +230,21 @@ def test_a_change_is_reported_once_with_the_first_trial_after_it():
     assert sources_of([{"trial": 3, "commit": "", "files": {}}], 2) is None
 
 
+def test_a_trial_belongs_to_the_code_that_finished_it():
+    old, new, newest = ({"x.py": version} for version in "123")
+    history, _ = with_sources(None, Sources(0, "", old))
+    history, _ = with_sources(history, Sources(4, "", new, frozenset({1, 3})))  # 1 is retried, 3 was interrupted
+    assert [sources_of(history, number).files for number in range(5)] == [old, new, old, new, new]
+    history, _ = with_sources(history, Sources(6, "", new, frozenset({2})))
+    assert sources_of(history, 2).files == new
+    history, _ = with_sources(history, Sources(6, "", newest, frozenset({3})))  # 4 and 5 are finished, 3 not yet
+    assert [sources_of(history, number).files for number in range(7)] == [old, new, new, newest, new, new, newest]
+    before, _ = with_sources(None, Sources(0, "", old, frozenset()))
+    unused, _ = with_sources(before, Sources(2, "", new, frozenset({1})))
+    again, _ = with_sources(unused, Sources(2, "", newest, frozenset({1})))
+    assert [entry["files"] for entry in again] == [old, newest]
+
+
 def test_a_change_before_the_first_trial_and_a_foreign_record_are_ignored():
     history, _ = with_sources(None, Sources(0, "", {"x.py": "1"}))
     assert with_sources(history, Sources(0, "", {"x.py": "2"}))[1] == ""

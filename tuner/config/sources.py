@@ -9,7 +9,7 @@ import ast
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,13 @@ class Sources:
         trial: The first trial.
         commit: Commit of the working folder; empty if there is none.
         files: Digests of the files of its own modules, by their paths relative to the folders of their packages.
+        unfinished: Earlier trials that it trains as well: they were queued, interrupted, or are retried.
     """
 
     trial: int
     commit: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    unfinished: frozenset[int] = frozenset()
 
     def changed(self, now: "Sources") -> list[str]:
         """Return the differences from the current source, each as a clause."""
@@ -115,24 +117,29 @@ def with_sources(history: Any, now: Sources) -> tuple[list[dict[str, Any]], str]
     """
     known = _read(history)
     changes = known[-1].changed(now) if known else []
-    while known and known[-1].trial >= now.trial:  # no trial was trained with it
-        known.pop()
+    while known and known[-1].trial >= now.trial and now.unfinished >= known[-1].unfinished:
+        known.pop()  # no trial was trained with it
     if not known or changes:
         known.append(now)
+    else:
+        known[-1] = replace(known[-1], unfinished=known[-1].unfinished | now.unfinished)
     note = ""
     if changes and now.trial:
         note = f"since trial #{now.trial - 1} {', and '.join(changes)}: later trials may differ for this reason"
-    return [asdict(each) for each in known[-MOST_KEPT:]], note
+    return [{**asdict(each), "unfinished": sorted(each.unfinished)} for each in known[-MOST_KEPT:]], note
 
 
 def _of(known: Sequence[Sources], number: int) -> Sources | None:
     """Return the source code of a trial, from those of a study in their order; None if it was not recorded."""
-    return next((each for each in reversed(known) if each.trial <= number), None)
+    return next((each for each in reversed(known) if each.trial <= number or number in each.unfinished), None)
 
 
 def _read(history: Any) -> list[Sources]:
     try:
-        return [Sources(int(each["trial"]), str(each["commit"]), dict(each["files"])) for each in history or ()]
+        return [
+            Sources(int(each["trial"]), str(each["commit"]), dict(each["files"]), frozenset(each.get("unfinished", ())))
+            for each in history or ()
+        ]
     except (KeyError, TypeError, ValueError):  # not written by the tuner
         return []
 

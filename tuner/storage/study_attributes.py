@@ -81,11 +81,11 @@ class StudyAttributes:
             commit: The commit of the working folder; empty if there is none.
             files: Digests of the files that define the study's own modules.
         """
-        trials = self._count()
-        history, note = with_sources(self.sources(), Sources(trials, commit, files))
+        trials = self._retry(lambda: self._study.get_trials(deepcopy=False))
+        begun = frozenset(trial.number for trial in trials if trial.state not in FINISHED)
+        history, note = with_sources(self.sources(), Sources(len(trials), commit, files, begun))
         self._set(SOURCES, history)
-        begun = trials - self._count(*FINISHED)
-        return f"{note}, and so may the {pluralize(begun, 'trial')} begun before" if note and begun else note
+        return f"{note}, and so may the {pluralize(len(begun), 'trial')} begun before" if note and begun else note
 
     def sources(self) -> Any:
         """Return the history of the trials' source code, as stored."""
