@@ -27,6 +27,7 @@ from tuner.storage.continuation import check_continued
 from tuner.storage.database import Database, state_directory
 from tuner.storage.folders import check_folder, check_writable
 from tuner.storage.locks import _lock_byte, lock_in_file
+from tuner.storage.stored_study import StoredStudy
 from tuner.storage.study_store import StudyStore
 
 ANYBODY = 65534  # the user nobody
@@ -35,6 +36,7 @@ URL = "sqlite:///optuna.db"
 
 
 def check(url: str = URL) -> None:
+    Database.check(url, CONFIG.name)
     check_continued(CONFIG, url, CONFIG.identity)
 
 
@@ -149,6 +151,20 @@ def anybody_s() -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(dir="/tmp"))
     yield folder
     shutil.rmtree(folder)
+
+
+def test_a_study_that_may_only_be_read_is_loaded(anybody_s: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(anybody_s)
+    url = f"sqlite:///{anybody_s}/optuna.db"
+    with as_anybody():
+        with StudyStore.open(CONFIG, url, CONFIG.identity_with(CONFIG.measure_data()[0]), pytest.fail):
+            pass
+        (anybody_s / "optuna.db").chmod(0o444)
+        anybody_s.chmod(0o555)
+        assert StoredStudy.load(str(IRIS), url).config.name == CONFIG.name
+        with pytest.raises(BadInputError, match="no permission to write"):
+            check(url)
+        anybody_s.chmod(0o755)
 
 
 @pytest.mark.parametrize("name", ["", ".tuner", ".tuner/iris"])

@@ -180,9 +180,11 @@ def checked(config: "StudyConfig", engine: "Engine", options: ExecutionOptions) 
     """
     from tuner.runner.group_size import check_divisible, fuse_of
     from tuner.storage.continuation import as_begun, check_continued
+    from tuner.storage.database import Database
     from tuner.tracking.store import tracking_uri
 
     storage = storage_url(options.storage)
+    Database.check(storage, config.name)
     config = as_begun(config, storage)
     fuse = fuse_of(config, options.fuse, engine.slots, config.fewest_trials)
     check_divisible(config, engine.slots)

@@ -70,7 +70,6 @@ def as_begun(config: StudyConfig, url: str) -> StudyConfig:
         config: The study.
         url: URL of Optuna's database.
     """
-    Database.check(url, config.name)
     with Database.open_readonly(url) as storage:
         if storage is None:
             return config
@@ -113,9 +112,8 @@ def check_continued(config: StudyConfig, url: str, identity: Mapping[str, Any]) 
     """Return the number of trials of a study, without changing anything; 0 if it has not begun.
 
     Raises:
-        BadInputError: If it was begun with another identity or by another program, or cannot be written.
+        BadInputError: If it was begun with another identity or by another program.
     """
-    Database.check(url, config.name)
     with Database.open_readonly(url) as storage:
         return 0 if storage is None else _check_identity(storage, url, config, identity)
 
