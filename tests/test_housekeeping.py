@@ -107,6 +107,14 @@ def test_deleting_a_confirmation_says_where_its_result_is_still_shown(own: Study
     assert own.optuna(NAMES) == [("short",)]
 
 
+def test_records_in_an_mlflow_store_that_was_not_named_are_mentioned_before_they_are_left_behind(own: StudyFolder):
+    (own.path / "mlflow.db").rename(own.path / "elsewhere.db")
+    for command, *names in ((rename, "short", "long"), (delete, "long")):
+        note, *_ = own.command(command, *names, "--yes").splitlines()
+        assert note.startswith(f"note: MLflow's store sqlite:///{own.path}/mlflow.db has no records of {names[0]}: ")
+        assert note.endswith("unless you name it with --tracking-uri")
+
+
 @pytest.mark.parametrize("place", ["runs deleted", "folder emptied", "deleted in Optuna"])
 def test_a_deletion_that_was_killed_can_be_repeated(own: StudyFolder, place: str, monkeypatch: pytest.MonkeyPatch):
     kill(own, place, "tuner.delete", "short", "--yes", monkeypatch=monkeypatch)

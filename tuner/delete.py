@@ -44,6 +44,8 @@ def _run(options: argparse.Namespace) -> int:
     if not stores.delete_rest(options.name):
         studies = stores.study(options.name)
         texts = [f"{each.name} ({pluralize(each.finished + each.begun, 'trial')})" for each in reversed(studies)]
+        if warning := stores.without_records(studies[-1]):
+            print(f"note: {warning}")  # noqa: T201
         if not confirmed(f"Delete {join_names(texts, 10)}, with weights and records in MLflow?", options.yes):
             return 1
         stores.delete(studies)

@@ -43,6 +43,8 @@ def _run(options: argparse.Namespace) -> int:
 
     stores = Housekeeping(storage_url(options.storage), options.tracking_uri)
     pairs = stores.renamed(options.name, options.new)
+    if pairs and (warning := stores.without_records(pairs[-1][0])):
+        print(f"note: {warning}")  # noqa: T201
     if pairs and not confirmed(f"Rename {options.name} to {options.new}?", options.yes):
         return 1
     for name, new in stores.rename(pairs):

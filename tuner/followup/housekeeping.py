@@ -42,7 +42,8 @@ class Housekeeping:
     def __init__(self, storage: str, uri: str | None) -> None:
         self._storage = storage
         self._studies = {each.name: each for each in listed_studies(storage)}
-        file = file_of(resolved(uri))
+        self._place = resolved(uri)
+        file = file_of(self._place)
         is_missing = file is not None and not file.exists()
         self._uri = None if is_missing else tracking_uri(uri, must_exist=True)  # without MLflow's file, nothing to do
 
@@ -60,6 +61,18 @@ class Housekeeping:
         if not found.identifier:
             raise BadInputError([f'study "{name}" was created by another program; change it there.'])
         return [*(each for each in self._studies.values() if each.confirms == found.identifier), found]
+
+    def without_records(self, study: ListedStudy) -> str:
+        """Return a warning if MLflow's store has no records of a study with trials; otherwise empty.
+
+        Raises:
+            BadInputError: If the store cannot be used.
+        """
+        trials = study.finished + study.begun
+        if not trials or (self._uri is not None and housekeeping.has_study(self._uri, study.identifier)):
+            return ""
+        text = f"MLflow's store {without_password(self._place)} has no records of {study.name}"
+        return f"{text}: those in another store stay as they are, unless you name it with --tracking-uri"
 
     def original_of(self, study: ListedStudy) -> str:
         """Return the name of the study to which a confirmation or final runs belong; empty if there is none."""

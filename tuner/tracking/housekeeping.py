@@ -17,9 +17,19 @@ from tuner.tracking.store import open_client
 from tuner.tracking.store_errors import deleted_experiment, explained
 from tuner.tracking.view import renamed, view_tag
 
-__all__ = ["check_rename", "delete_study", "rename_study"]
+__all__ = ["check_rename", "delete_study", "has_study", "rename_study"]
 
 MODEL_TAG = "tuner.model"
+
+
+def has_study(uri: str, identifier: str) -> bool:
+    """Return whether MLflow has runs of a study, by its unique identifier.
+
+    Raises:
+        BadInputError: If the store cannot be used.
+    """
+    with explained(uri):
+        return experiment_of_study(open_client(uri), identifier) is not None
 
 
 def delete_study(uri: str, name: str, identifier: str) -> None:
