@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,8 +24,9 @@ from tuner.console import print_line
 from tuner.direction import Direction
 from tuner.process import own_command
 from tuner.protocol import EpochReport, Slot, StepReport, TrialResult
+from tuner.runner import open_study
 from tuner.runner.display import Display
-from tuner.runner.open_study import Outcome
+from tuner.runner.open_study import Outcome, checking
 from tuner.runner.summary import exports, print_next, print_ranking, print_table
 from tuner.storage.replicates import ReplicationStudy
 from tuner.urls import storage_url
@@ -285,6 +287,15 @@ def test_a_terminal_gets_sentences_wrapped_at_words_and_a_file_gets_them_whole(w
     assert all(line.startswith("  ") for line in lines)
     assert all(len(line) <= width or line.split() == [line.strip()] for line in lines)
     assert all(len(line) + len(after.split()[0]) >= width for line, after in itertools.pairwise(lines))
+
+
+def test_a_check_that_takes_long_says_so_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(open_study, "SECONDS_TO_CHECK", 0.01)
+    output, started = io.StringIO(), time.monotonic()
+    with checking(Console(file=output), "mine.yaml"):
+        while not output.getvalue() and time.monotonic() - started < 60:
+            time.sleep(0.01)
+    assert output.getvalue() == "note: still checking mine.yaml, for which its data are loaded\n"
 
 
 def test_a_command_is_not_wrapped_as_it_is_copied_from_the_terminal():

@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from tuner.storage.study_store import StudyStore
 
 __all__ = ["OpenStudy", "Outcome", "Plan", "checked", "checking", "opened", "opened_engine", "status"]
+
+SECONDS_TO_CHECK = 60.0
+"""How long a study is checked before a line says that it is; its data may hang."""
 
 Store = TypeVar("Store", bound="StudyStore")
 
@@ -365,11 +369,22 @@ class OpenStudy(Generic[Store]):
 
 @contextmanager
 def checking(console: "Console", study: str) -> Iterator[None]:
-    """Show that a study is being checked."""
-    with status(console, f"checking {study}"), gc_paused():
-        import lightning_modules  # noqa: F401 -- and Lightning
+    """Show that a study is being checked, and print a line if it takes a minute."""
+    from rich.markup import escape
 
-        yield
+    from tuner.console import print_line
+
+    text = f"[yellow]note:[/yellow] still checking {escape(str(study))}, for which its data are loaded"
+    reminder = threading.Timer(SECONDS_TO_CHECK, print_line, (console, text))
+    reminder.daemon = True
+    reminder.start()
+    try:
+        with status(console, f"checking {study}"), gc_paused():
+            import lightning_modules  # noqa: F401 -- and Lightning
+
+            yield
+    finally:
+        reminder.cancel()
 
 
 def status(console: "Console", text: str) -> AbstractContextManager[Any]:
