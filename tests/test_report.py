@@ -114,7 +114,6 @@ def test_only_values_of_the_same_objective_and_validation_data_are_in_one_table(
         "one": (),
         "lowest": ("objective={metric: val/loss, direction: minimize}",),
         "two": (),
-        "highest": ("objective={metric: val/loss, direction: maximize}",),
         "larger": ("trial.data.val_fraction=0.3",),
     }
     for name, values in of.items():
@@ -132,7 +131,6 @@ def test_only_values_of_the_same_objective_and_validation_data_are_in_one_table(
     assert found == [
         (f"val/acc (maximize), data {digest[:8]}, 30 validation images", ["one", "two"]),
         ("val/loss (minimize)", ["lowest"]),
-        ("val/loss (maximize)", ["highest"]),
         (f"val/acc (maximize), data {digest[:8]}, 45 validation images", ["larger"]),
     ]
     page = Page(source)

@@ -24,6 +24,8 @@ MEASURED = {
 }
 """Measurements of a run that can be objectives after the first one; the time differs in each repetition."""
 
+WAYS = ("maximize", "minimize")
+
 SAMPLERS_OF_SEVERAL = ("gp", "grid", "nsga2", "qmc", "random", "tpe")
 """The samplers that support several objectives."""
 
@@ -55,7 +57,7 @@ def read_objectives(checker: Checker, node: Node, fault: Fault) -> list[dict[str
 
 
 def check_metrics(goals: Sequence[Mapping[str, Any]], known: Sequence[str] | None, is_past: bool, fault: Fault) -> None:
-    """Reject a metric that trials do not log, and one without the direction that it needs.
+    """Reject a metric that trials do not log, and one with the wrong direction.
 
     Args:
         goals: The given settings of each objective.
@@ -74,12 +76,15 @@ def check_metrics(goals: Sequence[Mapping[str, Any]], known: Sequence[str] | Non
             fault((*place, "metric"), f"{metric} is not a metric of an epoch: it cannot be the first objective.")
         elif allowed and (wrong := check_value(Literal[*allowed], metric)):
             fault((*place, "metric"), wrong)
-        elif not is_past and "direction" not in goal and (metric in measured or _falls(metric, known)):
-            fault((*place, "direction"), f"required: lower values of {metric} are better; write minimize.")
-
-
-def _falls(metric: str, known: Sequence[str] | None) -> bool:
-    return known is not None and metric.rpartition("/")[2] not in RISING
+        elif not is_past and metric in measured:
+            if "direction" not in goal:
+                fault((*place, "direction"), f"required: lower values of {metric} are better; write minimize.")
+        elif not is_past and known is not None:
+            rises = metric.rpartition("/")[2] in RISING
+            better, write, other = ("higher", *WAYS) if rises else ("lower", *WAYS[::-1])
+            if goal.get("direction", Objective.direction.value) == other:
+                required = "" if "direction" in goal else "required: "
+                fault((*place, "direction"), f"{required}{better} values of {metric} are better; write {write}.")
 
 
 def check_several(
