@@ -116,6 +116,8 @@ class Classifier(pl.LightningModule):
         task: Task | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a network, an instance of torch.nn.Module, but got {model!r}")
         self.model = _channels_last(model)
         self.optimizer = optimizer
         self.schedule = schedule

@@ -406,7 +406,7 @@ def _as_tuple(argument: str, given: Any, may_be_none: bool = False) -> tuple[Any
     Raises:
         TypeError: If it is neither a schedule nor a list of schedules.
     """
-    schedules = tuple(given) if isinstance(given, Sequence) else (given,)
+    schedules = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
     for each in schedules:
         if isinstance(each, Schedule) or (each is None and may_be_none and isinstance(given, Sequence)):
             continue

@@ -73,6 +73,10 @@ class Optimization:
     groups: Mapping[str, ParameterGroup] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        settings = "be settings of an optimizer, such as Adam(initial_lr=0.001)"
+        require_to(self, "optimizer", callable(self.optimizer), settings)
+        is_schedule = isinstance(self.schedule, Schedule | Plateau)
+        require_to(self, "schedule", is_schedule, "be a schedule, such as CosineDecay(decay_steps=1000), or a plateau")
         for name in ("momentum_schedule", "weight_decay_schedule"):
             value = getattr(self, name)
             require_to(self, name, value is None or isinstance(value, Schedule), "be a schedule")

@@ -257,6 +257,11 @@ def test_convolutions_of_any_dimension_are_trained(network: list[nn.Module], sha
         assert weight.ndim != 4 or weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_model_that_is_no_network_is_refused():
+    with pytest.raises(TypeError, match="model must be a network, an instance of torch.nn.Module, but got 'mlp'"):
+        Classifier("mlp", Adam(initial_lr=0.1))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("network", [nn.LazyLinear(3), nn.Sequential(nn.Linear(4, 3), nn.LazyBatchNorm1d())])
 def test_a_lazy_network_is_refused_before_it_has_seen_a_batch(network: nn.Module):
     with pytest.raises(

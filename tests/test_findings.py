@@ -95,7 +95,7 @@ def test_without_a_constant_lr_it_says_that_the_schedule_s_share_is_unknown():
 def test_the_doubt_is_the_binomial_standard_error_of_the_validation_images():
     text = text_of(trial(0, value=0.98), trial(1, value=0.976), trial(2, value=0.97), validation_images=5000)
     error = math.sqrt(0.98 * 0.02 / 5000)
-    assert f"On 5,000 validation images the standard error of such an accuracy is {error:.4f}" in text
+    assert f"On 5,000 validation examples the standard error of such an accuracy is {error:.4f}" in text
     assert f"up to {2 * error:.3f} count as a tie. By that measure, #1 exponential ties with it." in text
 
 
@@ -203,7 +203,7 @@ def test_the_answer_says_in_one_sentence_whether_others_tie_with_the_best():
     tie = answer(study(trials, validation_images=5000))
     assert tie == "The best is #0 cosine, val/acc 0.9800, in a tie with #1 step: differences up to 0.004 may be chance."
     ahead = answer(study([trials[0], trials[2]], validation_images=5000))
-    error = "two standard errors (of 5,000 validation images, not of seeds)"
+    error = "two standard errors (of 5,000 validation examples, not of seeds)"
     assert ahead == f"The best is #0 cosine, val/acc 0.9800, ahead of all others by more than {error}."
     unknown = answer(study(trials, validation_images=None))
     assert unknown.endswith("0.9800; #1 step is 0.0040 behind, and whether that is chance was not measured.")

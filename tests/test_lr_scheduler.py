@@ -46,7 +46,7 @@ def test_every_step_uses_the_initial_lr_times_the_factor_of_that_step():
         ([Constant(), CosineDecay], "call CosineDecay with its arguments"),
         (0.5, "but got 0.5"),
         (None, "but got None"),
-        ("cosine", "but got 'c'"),
+        ("cosine", "but got 'cosine'"),
     ],
 )
 def test_anything_but_schedules_is_refused_with_what_to_pass(given: Any, advice: str):

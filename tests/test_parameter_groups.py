@@ -264,6 +264,8 @@ SOME = SGD(initial_lr=0.1, momentum=0.9)
         ({"weight_decay_schedule": Rex(decay_steps=9)}, "weight_decay > 0 must hold if it is scheduled, but got"),
         ({"momentum_schedule": Lambda(function="2 - step / 9")}, "momentum < 1 must hold, but got momentum=1.8 at"),
         ({"momentum_schedule": Plateau()}, "momentum_schedule must be a schedule"),
+        ({"optimizer": "adam"}, "optimizer must be settings of an optimizer, such as Adam("),
+        ({"schedule": "cosine"}, "schedule must be a schedule, such as CosineDecay("),
         ({"weight_decay_schedule": 0.5}, "weight_decay_schedule must be a schedule"),
     ],
     ids=str,

@@ -129,9 +129,9 @@ def test_only_values_of_the_same_objective_and_validation_data_are_in_one_table(
         "where key = 'identity'"
     )
     assert found == [
-        (f"val/acc (maximize), data {digest[:8]}, 30 validation images", ["one", "two"]),
+        (f"val/acc (maximize), data {digest[:8]}, 30 validation examples", ["one", "two"]),
         ("val/loss (minimize)", ["lowest"]),
-        (f"val/acc (maximize), data {digest[:8]}, 45 validation images", ["larger"]),
+        (f"val/acc (maximize), data {digest[:8]}, 45 validation examples", ["larger"]),
     ]
     page = Page(source)
     assert "their values can be compared within a table only" in page.text

@@ -77,7 +77,7 @@ def test_the_study_s_run_has_the_winner_its_margin_and_the_uncertainty(reviewed:
     assert f"{ranking[0][1] - ranking[1][1]:.4f} better than the runner-up, #{ranking[1][0]} " in text
     assert "one run with one seed" in text
     error = (ranking[0][1] * (1 - ranking[0][1]) / 500) ** 0.5
-    assert f"On 500 validation images the standard error of such an accuracy is {error:.4f}" in text
+    assert f"On 500 validation examples the standard error of such an accuracy is {error:.4f}" in text
     assert "test/acc" in text
     assert re.search(r"^\| optimizer.initial_lr \| 0.001 to 0.03 \(log\) \| 0.0\d+ \|$", text, re.MULTILINE)
     assert tags["hardware"]

@@ -33,7 +33,7 @@ def test_the_terminal_shows_every_trial_and_the_winner_without_noise(undisturbed
     assert "tiny has all its 4 trials (4 complete)" in output
     lines = output.splitlines()
     (answer,) = (index for index, line in enumerate(lines) if line.startswith("tiny: The best is #"))
-    margin = "ahead of all others by more than two standard errors (of 30 validation images, not of seeds)."
+    margin = "ahead of all others by more than two standard errors (of 30 validation examples, not of seeds)."
     assert re.fullmatch(rf"tiny: The best is #\d \w+, val/acc 0\.\d+, {re.escape(margin)}", lines[answer])
     assert lines[answer + 1].startswith("tiny has all its 4 trials")
     commands = [line.split("lr-tuner ")[1] for line in lines[lines.index("next:") + 1 :] if "lr-tuner " in line]

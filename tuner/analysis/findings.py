@@ -291,8 +291,8 @@ def doubt(record: StudyRecord) -> str:
     if error is None:
         return "The difference between seeds was not measured, so small differences may be chance."
     text = (
-        f"On {images:,} validation images the standard error of such an accuracy is {format_metric(error)}: without "
-        f"more seeds or images, differences up to {round(2 * error, 3):.3f} count as a tie."
+        f"On {images:,} validation examples the standard error of such an accuracy is {format_metric(error)}: without "
+        f"more seeds or examples, differences up to {round(2 * error, 3):.3f} count as a tie."
     )
     if len(record.ranking) == 1:
         return text
@@ -335,7 +335,7 @@ def _standing(record: StudyRecord) -> str:
         return f"{text}; {others[0].name} is {format_metric(gap)} behind, and whether that is chance was not measured."
     ties = _tied(record, error)
     if not ties:
-        images = f"{record.validation_images:,} validation images, not of seeds"
+        images = f"{record.validation_images:,} validation examples, not of seeds"
         return f"{text}, ahead of all others by more than two standard errors (of {images})."
     names = join_names([trial.name for trial in ties])
     return f"{text}, in a tie with {names}: differences up to {round(2 * error, 3):.3f} may be chance."

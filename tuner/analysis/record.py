@@ -284,9 +284,9 @@ class StudyRecord:
 
     @property
     def validation_data(self) -> str:
-        """Return which data its values are from, such as "data 1a2b3c4d, 500 validation images"."""
+        """Return which data its values are from, such as "data 1a2b3c4d, 500 validation examples"."""
         digests = " ".join(each[:8] for each in self.data.split())
-        images = f"{self.validation_images:,} validation images" if self.validation_images else ""
+        images = f"{self.validation_images:,} validation examples" if self.validation_images else ""
         return ", ".join(filter(None, [f"data {digests}" if digests else "unknown data", images]))
 
     @property
