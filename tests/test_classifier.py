@@ -258,7 +258,7 @@ def test_convolutions_of_any_dimension_are_trained(network: list[nn.Module], sha
 
 
 def test_a_model_that_is_no_network_is_refused():
-    with pytest.raises(TypeError, match="model must be a network, an instance of torch.nn.Module, but got 'mlp'"):
+    with pytest.raises(TypeError, match=r"model must be a network, an instance of torch.nn.Module, but got 'mlp'"):
         Classifier("mlp", Adam(initial_lr=0.1))  # type: ignore[arg-type]
 
 
