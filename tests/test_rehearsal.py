@@ -381,20 +381,20 @@ def test_a_study_that_cannot_train_is_refused_before_it_begins(folder: StudyFold
     assert not folder.directory("s").exists()
 
 
-class BrokenData(toys.ToyData):
-    def train_dataloader(self) -> Any:
-        inputs, labels = toys.table(96, 0).tensors
-        inputs = inputs.clone()
-        inputs[3, 2] = torch.nan
-        return DataLoader(TensorDataset(inputs, labels), self.batch_size)
+def broken(self: toys.ToyData) -> Any:
+    inputs, labels = toys.table(96, 0).tensors
+    inputs = inputs.clone()
+    inputs[3, 2] = torch.nan
+    return DataLoader(TensorDataset(inputs, labels), self.batch_size)
 
 
+@pytest.mark.parametrize("loader", ["train_dataloader", "val_dataloader"])
 def test_numbers_in_the_data_that_are_not_finite_are_named(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loader: str
 ):
-    monkeypatch.setattr(toys, "BrokenData", BrokenData, raising=False)
+    monkeypatch.setattr(toys, "BrokenData", type("BrokenData", (toys.ToyData,), {loader: broken}), raising=False)
     _, notes = rehearsed(write(data="BrokenData"), tmp_path)
-    assert "tests.toys:BrokenData has NaN or infinite values in its first training batches" in notes
+    assert "tests.toys:BrokenData has NaN or infinite values in its first batches" in notes
 
 
 def test_batches_of_a_layout_that_torch_cannot_check_are_accepted():

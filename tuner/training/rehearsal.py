@@ -68,7 +68,7 @@ def rehearse(assignment: Assignment, channel: Channel, device: str) -> Rehearsal
         note = noted(assignment, channel)
         note(f"will fail if its later epochs are like the first {REHEARSED_EPOCHS}: {result.message}")
     if not check.is_finite:
-        channel.note(f"{config.data.name} has NaN or infinite values in its first training batches")
+        channel.note(f"{config.data.name} has NaN or infinite values in its first batches")
     if not has_failed and not check.has_test_data:
         missing = f"{config.data.name} has no test_dataloader"
         channel.note(f"the best trial will not be tested, and its network not registered in MLflow: {missing}")

@@ -36,9 +36,7 @@ class StepCheck(pl.Callback):
         Raises:
             ValueError: If they do not fit together.
         """
-        parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]
-        tensors = [part for part in parts if isinstance(part, torch.Tensor) and part.is_floating_point()]
-        self.is_finite &= all(map(_is_finite, tensors))
+        self._check_numbers_of(batch)
         if type(module) is Classifier and trainer.global_step == 0 and batch_idx == 0:
             inputs, labels = _pair(batch, module.task)
             with torch.no_grad(), trainer.precision_plugin.forward_context():
@@ -48,6 +46,17 @@ class StepCheck(pl.Callback):
             else:
                 _check_numbers(outputs, labels, module.task)
         self._began = time.perf_counter()
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Check the numbers of the batch."""
+        self._check_numbers_of(batch)
+
+    def _check_numbers_of(self, batch: Any) -> None:
+        parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]
+        tensors = [part for part in parts if isinstance(part, torch.Tensor) and part.is_floating_point()]
+        self.is_finite &= all(map(_is_finite, tensors))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
