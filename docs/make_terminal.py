@@ -1,7 +1,7 @@
 """Draw the picture of a terminal in which the quickstart has run, docs/terminal.svg.
 
 Run ``python docs/make_terminal.py`` in the repository; it trains the quickstart in a temporary folder, which takes
-about three minutes on two idle cores. The picture shows how it ends: with its answer.
+three to nine minutes on two idle cores. The picture shows how it ends: with its answer.
 """
 
 import fcntl
