@@ -21,6 +21,7 @@ from tuner.list import main as list_studies
 from tuner.rename import main as rename
 from tuner.report import main as report
 from tuner.show import main as show
+from tuner.storage.inventory import listed_studies
 from tuner.storage.reader import open_study, record_of, with_final_runs
 
 DATA = ("--set", "trial.data.batch_size=30")
@@ -113,7 +114,10 @@ def test_last_trainings_that_were_killed_continue_to_the_same_answer(finished: S
     folder.wait_for(lambda: any(folder.path.glob(".tuner/tiny-final-*/trials-*/2")), first)
     first.kill()
     first.communicate()
+    states = [each.state for each in listed_studies(f"sqlite:///{folder.path}/optuna.db")]
     output = folder.call(*OPTIONS)
+    assert states == ["can be continued"] * 2
+    assert [each.state for each in listed_studies(f"sqlite:///{folder.path}/optuna.db")] == ["finished"] * 2
     answers = [each.partition("The answer is ")[2].partition("\ntiny has ")[0] for each in (output, finished.output)]  # type: ignore[attr-defined]
     assert answers[0] == answers[1] != ""
     assert trained(folder, "tiny%") == trained(finished, "tiny%")

@@ -13,6 +13,7 @@ from tuner.analysis.comparison import Comparison, Repeated
 from tuner.analysis.pareto import pareto_front
 from tuner.analysis.record import StudyRecord
 from tuner.config.sources import changed_between, sources_of
+from tuner.config.study_name import is_final_name
 from tuner.direction import Direction
 from tuner.storage.attributes import (
     CONFIGURATION,
@@ -56,6 +57,7 @@ class ListedStudy:
         metric: Its objective.
         best: Name and value of its best trial or configuration: of the winner of its final runs, if there were any; or
             the Pareto front of several objectives, which has no value; None if there is none.
+        is_at_end: Whether its last final runs are to be continued.
     """
 
     name: str
@@ -68,6 +70,7 @@ class ListedStudy:
     ended: int
     metric: str
     best: tuple[str, float | None] | None
+    is_at_end: bool = False
 
     @property
     def finished(self) -> int:
@@ -81,7 +84,7 @@ class ListedStudy:
             return "created by another program"
         if self.is_running:
             return "running"
-        if self.begun:
+        if self.begun or self.is_at_end:
             return "can be continued"
         if 0 < self.ended == self.finished:
             return "finished"
@@ -101,7 +104,15 @@ def listed_studies(url: str) -> list[ListedStudy]:
         if storage is None:
             return []
         summaries = sorted(optuna.get_all_study_summaries(storage), key=lambda summary: summary._study_id)
-        return [_listed(url, each, storage.get_all_trials(each._study_id, deepcopy=False)) for each in summaries]
+        found = [_listed(url, each, storage.get_all_trials(each._study_id, deepcopy=False)) for each in summaries]
+    return [replace(each, is_at_end=_has_final_runs_left(each, found)) for each in found]
+
+
+def _has_final_runs_left(study: ListedStudy, others: Sequence[ListedStudy]) -> bool:
+    """Return whether the last final runs of a study are to be continued, among the studies in their order."""
+    runs = [each for each in others if study.identifier and each.confirms == study.identifier]
+    final = [each for each in runs if is_final_name(each.name, study.name)]
+    return bool(final) and final[-1].state == "can be continued"
 
 
 def _listed(url: str, summary: optuna.study.StudySummary, trials: Sequence[FrozenTrial]) -> ListedStudy:
