@@ -105,14 +105,10 @@ def listed_studies(url: str) -> list[ListedStudy]:
             return []
         summaries = sorted(optuna.get_all_study_summaries(storage), key=lambda summary: summary._study_id)
         found = [_listed(url, each, storage.get_all_trials(each._study_id, deepcopy=False)) for each in summaries]
-    return [replace(each, is_at_end=_has_final_runs_left(each, found)) for each in found]
-
-
-def _has_final_runs_left(study: ListedStudy, others: Sequence[ListedStudy]) -> bool:
-    """Return whether the last final runs of a study are to be continued, among the studies in their order."""
-    runs = [each for each in others if study.identifier and each.confirms == study.identifier]
-    final = [each for each in runs if is_final_name(each.name, study.name)]
-    return bool(final) and final[-1].state == "can be continued"
+    names = {each.identifier: each.name for each in found}
+    final = {each.confirms: each for each in found if is_final_name(each.name, names.get(each.confirms, ""))}
+    at_end = {of for of, runs in final.items() if runs.state == "can be continued"}
+    return [replace(each, is_at_end=each.identifier in at_end) for each in found]
 
 
 def _listed(url: str, summary: optuna.study.StudySummary, trials: Sequence[FrozenTrial]) -> ListedStudy:

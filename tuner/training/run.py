@@ -78,8 +78,9 @@ def _train_all(
             if any(result.state == "interrupted" for result in results.values()):
                 results[assignment.number] = TrialResult("interrupted")
                 continue
+            if assignment is not assignments[0]:
+                free_memory(device)  # of the trial before
             results[assignment.number] = train(assignment, channel, device, checkpoint_every)
-            free_memory(device)  # for the next trial
     return [results[assignment.number] for assignment in assignments]
 
 
