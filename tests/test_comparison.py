@@ -94,7 +94,7 @@ def test_equal_differences_prove_no_more_than_the_resolution_of_the_metric():
     assert compared(A, tie).difference(A, tie).probability == 0.5
     assert compared(better, A).difference(better, A).probability is None, "the resolution is not known"
     known = Comparison("val/acc", Direction.MAXIMIZE, [better, A], validation_images=100)
-    assert known.difference(better, A).probability == pytest.approx(stats.t.cdf(2.0, 3))
+    assert known.difference(better, A).probability == pytest.approx(stats.t.cdf(4.0, 3))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_equal_values_have_an_interval_of_the_resolution_or_none():
     same = Repeated("one", {0: 0.9, 1: 0.9, 2: 0.9})
     assert Comparison("val/acc", Direction.MAXIMIZE, [same]).rows()[0]["low"] is None
     (row,) = Comparison("val/acc", Direction.MAXIMIZE, [same], validation_images=500).rows()
-    assert row["high"] - 0.9 == pytest.approx(0.002 * stats.t.ppf(0.975, 2))
+    assert row["high"] - 0.9 == pytest.approx(0.002 / math.sqrt(3) * stats.t.ppf(0.975, 2))
 
 
 def test_hardly_any_table_calls_one_of_the_best_configurations_worse_than_the_winner():

@@ -112,7 +112,7 @@ def test_records_in_an_mlflow_store_that_was_not_named_are_mentioned_before_they
     for command, *names in ((rename, "short", "long"), (delete, "long")):
         note, *_ = own.command(command, *names, "--yes").splitlines()
         assert note.startswith(f"note: MLflow's store sqlite:///{own.path}/mlflow.db has no records of {names[0]}: ")
-        assert note.endswith("unless you name it with --tracking-uri")
+        assert note.endswith("unless --tracking-uri names that store")
 
 
 @pytest.mark.parametrize("place", ["runs deleted", "folder emptied", "deleted in Optuna"])

@@ -143,10 +143,16 @@ def test_the_range_reaches_to_the_next_lrs_on_both_sides_of_the_best():
     values = {1e-3: [2.3], 1e-2: [2.25], 1e-1: [0.5], 1.0: [2.2], 10.0: [None]}
     found = LrRange("val/loss", Direction.MINIMIZE, values, [2.3])
     assert (found.best, found.range) == (1e-1, (1e-2, 1.0))
-    assert found.findings()[-1] == "Search from 0.01 (the next lr below the best) to 1 (the next lr above the best)."
+    between = "next to the best lrs, since the true best may lie between"
+    assert found.findings()[-1] == f"Search from 0.01 ({between}) to 1 ({between})."
     wide = LrRange("val/loss", Direction.MINIMIZE, {**values, 1.0: [1.0]}, [2.3])
     assert wide.range == (1e-2, 1.0)
     assert wide.findings()[-1].endswith("to 1 (the highest lr with at least half).")
+
+
+def test_if_every_run_diverged_lower_lrs_are_advised():
+    (found,) = LrRange("val/loss", Direction.MINIMIZE, {1.0: [None], 10.0: [None]}, [2.3]).findings()
+    assert found.endswith("every run diverged. Test lower lrs with --low and --high.")
 
 
 def test_the_picture_has_the_measured_values_and_crosses_for_those_that_got_worse():

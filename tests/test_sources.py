@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.studies import INLINE, StudyFolder, as_a_process
 from tests.test_own import NET, NEXT_TO_MODULE
 from tuner import Study
 from tuner.config.digest import content_digest
-from tuner.config.sources import Sources, own_sources, sources_of, versions_of, with_sources
+from tuner.config.sources import Sources, changes_since, own_sources, sources_of, versions_of, with_sources
 from tuner.confirm import main as confirm
 from tuner.export import main as export
 from tuner.replay import main as replay
@@ -239,10 +240,27 @@ def test_a_trial_belongs_to_the_code_that_finished_it():
     assert sources_of(history, 2).files == new
     history, _ = with_sources(history, Sources(6, "", newest, frozenset({3})))  # 4 and 5 are finished, 3 not yet
     assert [sources_of(history, number).files for number in range(7)] == [old, new, new, newest, new, new, newest]
-    before, _ = with_sources(None, Sources(0, "", old, frozenset()))
+    before, _ = with_sources(None, Sources(0, "", old))
     unused, _ = with_sources(before, Sources(2, "", new, frozenset({1})))
     again, _ = with_sources(unused, Sources(2, "", newest, frozenset({1})))
     assert [entry["files"] for entry in again] == [old, newest]
+    for left in ({}, {1}):
+        again, note = with_sources(unused, Sources(2, "", new, frozenset(left)))
+        assert note.startswith("since trial #1 x.py changed") is bool(left)  # nothing was finished with it
+        assert [sources_of(again, number).files for number in (0, 2)] == [old, new]
+
+
+def test_a_trial_that_continued_with_other_code_has_both():
+    now = Sources(9, "", {"x.py": "2", "y.py": "2"})
+    history, _ = with_sources(None, Sources(0, "", {"x.py": "1", "y.py": "1"}))
+    continued = Sources(3, "", {"x.py": "2", "y.py": "1"}, frozenset({1, 2}), frozenset({2}))
+    history, _ = with_sources(history, continued)
+    history, _ = with_sources(
+        history, replace(continued, trial=5, unfinished=frozenset({1, 4}), begun=frozenset({1, 4}))
+    )
+    changes = {0: ["x.py and y.py changed"], 1: ["y.py changed"], 2: ["x.py and y.py changed"]}
+    for number, clauses in {**changes, 3: ["y.py changed"], 4: ["y.py changed"]}.items():
+        assert changes_since(history, number, now) == clauses
 
 
 def test_a_change_before_the_first_trial_and_a_foreign_record_are_ignored():

@@ -46,7 +46,8 @@ def _run(options: argparse.Namespace) -> int:
         texts = [f"{each.name} ({pluralize(each.finished + each.begun, 'trial')})" for each in reversed(studies)]
         if warning := stores.without_records(studies[-1]):
             print(f"note: {warning}")  # noqa: T201
-        if not confirmed(f"Delete {join_names(texts, 10)}, with weights and records in MLflow?", options.yes):
+        what = "weights" if warning else "weights and records in MLflow"
+        if not confirmed(f"Delete {join_names(texts, 10)}, with {what}?", options.yes):
             return 1
         stores.delete(studies)
         if original := stores.original_of(studies[-1]):

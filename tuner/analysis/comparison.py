@@ -2,10 +2,10 @@
 
 Two configurations are compared seed by seed, since both had the same seed of the initial weights and the same order of
 the data. The probability that one is better is Student's posterior probability that the mean of the paired differences
-is above zero (one minus the one-sided p value of the paired t test), which assumes roughly normal differences. A
-standard error is at least the resolution of the metric, if that is known: with N validation images, an accuracy is a
-multiple of 1/N. With fewer than three seeds, or equal differences of a metric of unknown resolution, no probability is
-given.
+is above zero (one minus the one-sided p value of the paired t test), which assumes roughly normal differences. Their
+standard deviation is at least the resolution of the metric, if that is known: with N validation images, an accuracy is
+a multiple of 1/N. No probability is given with fewer than three seeds, and none for equal differences of a metric of
+unknown resolution.
 
 The winner is chosen by the same seeds that judge it, which would bias its probabilities. They are therefore corrected
 for that choice (Bonferroni): each of k configurations may be beaten by k - 1 others, and the p value is multiplied by
@@ -24,7 +24,7 @@ from typing import Any
 
 import scipy
 
-from tuner.analysis.intervals import CONFIDENCE, Scale, interval, standard_error
+from tuner.analysis.intervals import CONFIDENCE, Scale, interval, spread, standard_error
 from tuner.analysis.record import ROUNDING, Retrained
 from tuner.analysis.sweeps import mean_of
 from tuner.direction import Direction
@@ -176,11 +176,10 @@ class Comparison:
         """
         winner, *others = self.ranking
         pairs, values = self._paired(winner, other), [*winner.values.values(), *other.values.values()]
-        scale, lead = self._scale(values), mean_of(pairs)
-        spread = standard_error(pairs, replace(scale, resolution=0.0), values) * math.sqrt(len(pairs))
-        for count in range(len(pairs) + 1, MOST_SEEDS + 1):
-            error = max(spread / math.sqrt(count), scale.resolution)
-            if error and len(others) * scipy.stats.t.sf(lead / error, count - 1) <= 1 - CONFIDENCE:
+        deviation, lead = spread(pairs, self._scale(values), values), mean_of(pairs)
+        for count in range(len(pairs) + 1, MOST_SEEDS + 1 if deviation else 0):
+            score = lead / (deviation / math.sqrt(count))
+            if len(others) * scipy.stats.t.sf(score, count - 1) <= 1 - CONFIDENCE:
                 return count
         return None
 
@@ -195,7 +194,11 @@ class Comparison:
             return ["No run was completed, so there is nothing to compare."]
         winner, *others = ranking
         mean = self._with_interval(winner, chosen_from=len(ranking))
-        has = f"{winner.name} has the best mean: {self.metric}" if self._is_tie else f"Its mean {self.metric} is"
+        has = f"Its mean {self.metric} is"
+        if self._is_tie:
+            is_best = all(self.direction.advantage(winner.mean, each.mean) >= 0 for each in others)
+            place = "has the best mean" if is_best else "comes first, as it failed with the fewest seeds"
+            has = f"{winner.name} {place}: {self.metric}"
         sentences = [self._answer(), f"{has} {mean}."]
         against = {"the runner-up": others[0].name} if others else {}
         against |= {role: name for role, name in opponents.items() if name != winner.name}
@@ -213,7 +216,10 @@ class Comparison:
         """Return the result in a sentence: the winner and which others it beats, or a tie."""
         ranking = self.ranking
         if len(ranking) == 1:
-            return f"The answer is {ranking[0].name}; there is nothing to compare it with."
+            alone = "no other has a value" if len(self.configurations) > 1 else "there is nothing to compare it with"
+            return f"The answer is {ranking[0].name}; {alone}."
+        if len(ranking[0].values) < FEWEST_SEEDS:
+            return f"The answer is open: fewer than {FEWEST_SEEDS} seeds decide nothing."
         ties = self._ties
         beaten = join_names([each.name for each in ranking[1:] if each.name not in ties] or [""], MOST_NAMED)
         winner = ranking[0].name
@@ -267,7 +273,7 @@ class Comparison:
             changed = f"{join_names(list(best.changed), MOST_NAMED)} changed in between"
             return [f"{text}: {changed}, so the difference does not show how optimistic the study was."]
         excess, bounds = self.direction.advantage(best.claimed, best.mean), self.interval(best)
-        if bounds is None or excess <= 0:
+        if bounds is None or excess <= ROUNDING * abs(best.mean):
             return [f"{text}."]
         if bounds[0] <= best.claimed <= bounds[1]:
             seeds = pluralize(len(best.values), "seed")
@@ -314,12 +320,12 @@ class Comparison:
 
     @property
     def caption(self) -> str:
-        """Return an explanation of the probabilities in the table; empty if there are none."""
+        """Return an explanation of the last column of the table; empty if it has no probabilities."""
         count = len(self.ranking)
         if all(row["probability that the winner is better"] is None for row in self.rows()):
             return ""
-        bounds = f"The probabilities are lower bounds; below {CONFIDENCE:.0%}, the seeds do not separate the two"
-        return f"{bounds}. They allow for the winner having been picked as the best of {count} by the same seeds."
+        allows = f"A probability allows for the winner having been picked as the best of {count} by the same seeds"
+        return f"{allows}, and is a lower bound. Not separated from the winner: below {CONFIDENCE:.0%}."
 
     def markdown(self) -> str:
         """Return the table of the configurations in Markdown."""

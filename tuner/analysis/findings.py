@@ -55,8 +55,8 @@ def findings(record: StudyRecord) -> list[str]:
         return [*sentences, *open_questions(record)]
     best_is = "The best single run of the search is" if record.answer else _so_far(record, "The best is")
     sentences = [
-        f"{best_is} {best.name}: {record.metric} {format_metric(best.value)}{_after(best, record)}, "
-        f"with {_values(best, record)}.",
+        f"{best_is} {best.name}: {record.metric} {format_metric(best.value)}{_after(best, record)}"
+        f"{_with(best, record)}.",
         _margin(record, best),
         _unchanged(record),
     ]
@@ -93,10 +93,7 @@ def _tradeoffs(record: StudyRecord) -> list[str]:
     front = record.front
     sentences = [
         answer(record),
-        *(
-            f"{trial.name}: {objectives_of(trial, record)}, with {_values(trial, record)}."
-            for trial in front[:MOST_NAMED]
-        ),
+        *(f"{trial.name}: {objectives_of(trial, record)}{_with(trial, record)}." for trial in front[:MOST_NAMED]),
     ]
     if len(front) > MOST_NAMED:
         sentences.append(f"{len(front) - MOST_NAMED} more trials of the front are in the table of trials.")
@@ -122,6 +119,11 @@ def values_of(trial: TrialRecord, names: Iterable[str] | None = None) -> str:
     shown = trial.params if names is None else names
     drawn = [f"{_own_name(name)} {format_value(trial.params[name])}" for name in shown if name != FAMILY]
     return ", ".join(drawn) or "nothing searched"
+
+
+def _with(trial: TrialRecord, record: StudyRecord) -> str:
+    """Return the searched values of a trial after a comma; empty if only its schedule, which its name has."""
+    return "" if set(trial.params) == {FAMILY} else f", with {_values(trial, record)}"
 
 
 def _values(trial: TrialRecord, record: StudyRecord) -> str:
@@ -208,8 +210,9 @@ def _constant_lrs(record: StudyRecord, best: TrialRecord) -> str:
     """Return how often a constant lr was tried, at which lrs, and whether these show what the schedule is worth."""
     constant = [each for each in record.trials if each.constant_lr and each.state != "failed"]
     tried = [each for each in constant if each.is_complete or each.family == CONSTANT]  # not a plateau cut short
-    own = _own_lr(record) if _lrs(tried) else ""
-    text = f"A constant lr was tried {_times(len(tried))}{_at_lrs(tried)}{own}"
+    own = best.params.get(INITIAL_LR)
+    at = f"{_at_lrs(tried)} (the best trial has {format_value(own)})" if own and _lrs(tried) else ""
+    text = f"A constant lr was tried {_times(len(tried))}{at}"
     if not _shows_its_worth(tried, best):
         text += ", which says little about the benefit of the schedule itself"
     return f"{text}."
@@ -248,18 +251,14 @@ def _hardly_tried(family: str, record: StudyRecord) -> str:
 
 def hardly_tried(record: StudyRecord) -> str:
     """Return which schedules were tried too seldom, or too far from the best lr, to be ruled out; empty if none."""
-    if record.best is None or record.of_function or record.answer:
+    if record.best is None or record.of_function:
         return ""
-    families = dict.fromkeys(each.family for each in record.ranking if not each.constant_lr)
-    found = [_hardly_tried(each, record) for each in families if each != record.best.family]
-    named = [each for each in found if each]
-    return f"Tried too little to be ruled out: {join_names(named, MOST_NAMED)}{_own_lr(record)}." if named else ""
-
-
-def _own_lr(record: StudyRecord) -> str:
-    """Return the initial lr of the best trial, in parentheses after a space; empty if it was not searched."""
-    own = record.best and record.best.params.get(INITIAL_LR)
-    return f" (the best trial has {format_value(own)})" if own else ""
+    compared = (each for each in record.trials if each.state in ("complete", "diverged") and not each.constant_lr)
+    families = dict.fromkeys(each.family for each in compared)
+    found = [_hardly_tried(each, record) for each in families if each not in (record.best.family, CONSTANT)]
+    named, own = [each for each in found if each], record.best.params.get(INITIAL_LR)
+    far = f", or too far from the best initial_lr, {format_value(own)}," if own else ""
+    return f"Tried too seldom{far} to be ruled out: {join_names(named, MOST_NAMED)}." if named else ""
 
 
 def _unchanged(record: StudyRecord) -> str:

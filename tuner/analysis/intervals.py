@@ -15,7 +15,7 @@ import scipy
 from tuner.analysis.record import ROUNDING, is_share, resolution
 from tuner.analysis.sweeps import mean_of
 
-__all__ = ["CONFIDENCE", "Scale", "interval", "standard_error"]
+__all__ = ["CONFIDENCE", "Scale", "interval", "spread", "standard_error"]
 
 CONFIDENCE = 0.95
 
@@ -81,7 +81,14 @@ def interval(
 
 
 def standard_error(sample: Sequence[float], scale: Scale, values: Sequence[float]) -> float:
-    """Return the standard error of a sample's mean; 0 if it is unknown, infinity if it is too large for a float.
+    """Return the standard error of a sample's mean; for the arguments and special values, see `spread`."""
+    return spread(sample, scale, values) / math.sqrt(len(sample))
+
+
+def spread(sample: Sequence[float], scale: Scale, values: Sequence[float]) -> float:
+    """Return the standard deviation of a sample, at least the resolution of the metric.
+
+    Return 0 if it is unknown, as all values are equal, and infinity if it is too large for a float.
 
     Args:
         sample: The sample.
@@ -89,7 +96,7 @@ def standard_error(sample: Sequence[float], scale: Scale, values: Sequence[float
         values: The values of the metric from which the sample was computed.
     """
     try:
-        error = stdev(sample) / math.sqrt(len(sample)) if all(map(math.isfinite, sample)) else math.inf
+        found = stdev(sample) if all(map(math.isfinite, sample)) else math.inf
     except OverflowError:
-        error = math.inf
-    return max(error if error > ROUNDING * max(map(abs, values)) else 0.0, scale.resolution)
+        found = math.inf
+    return max(found if found > ROUNDING * max(map(abs, values)) else 0.0, scale.resolution)

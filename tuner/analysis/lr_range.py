@@ -93,6 +93,8 @@ class LrRange:
     def findings(self) -> list[str]:
         """Return sentences about the best lr, the edge of divergence and the range to search."""
         seeds = pluralize(len(self.untrained), "seed")
+        if all(value is None for values in self.values.values() for value in values):
+            return ["No range can be suggested: every run diverged. Test lower lrs with --low and --high."]
         if self.best is None:
             return ["No range can be suggested: no lr improved the network with every seed. Train longer (--share)."]
         best = f"The best initial_lr is {format_value(self.best)}"
@@ -112,9 +114,11 @@ class LrRange:
             sentences.append(f"The edge is {edge}, the lowest lr above the best one at which at least one seed {how}.")
         if self.range is not None:
             low, high = self.range
-            why_low, why_high = "the next lr below the best", "the next lr above the best"
+            between = "next to the best lrs, since the true best may lie between"
+            why_low = "the lowest tested lr" if low == min(self.values) else between
+            why_high = "the highest tested lr" if high == max(self.values) else between
             if self._comes_far(low, ENOUGH_BELOW):
-                why_low = "every seed made a tenth of the progress it made at its best lr; a full run makes up the rest"
+                why_low = "every seed made at least a tenth of its best progress; a full run makes up the rest"
             if self._comes_far(high, ENOUGH_ABOVE):
                 why_high = "the highest lr with at least half"
             sentences.append(f"Search from {format_value(low)} ({why_low}) to {format_value(high)} ({why_high}).")

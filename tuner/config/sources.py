@@ -21,6 +21,7 @@ __all__ = [
     "Sources",
     "changed_between",
     "changed_files",
+    "changes_since",
     "has_file",
     "own_files",
     "own_sources",
@@ -42,12 +43,14 @@ class Sources:
         commit: Commit of the working folder; empty if there is none.
         files: Digests of the files of its own modules, by their paths relative to the folders of their packages.
         unfinished: Earlier trials that it trains as well: they were queued, interrupted, or are retried.
+        begun: Those of them that were interrupted, so their first epochs are from an earlier source.
     """
 
     trial: int
     commit: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     unfinished: frozenset[int] = frozenset()
+    begun: frozenset[int] = frozenset()
 
     def changed(self, now: "Sources") -> list[str]:
         """Return the differences from the current source, each as a clause."""
@@ -63,13 +66,25 @@ class Sources:
 
 
 def sources_of(history: Any, number: int) -> Sources | None:
-    """Return the source code of a trial; None if it was not recorded.
+    """Return the source code that finished a trial; None if it was not recorded.
 
     Args:
         history: The history that `with_sources` returned.
         number: The trial.
     """
     return _of(_read(history), number)
+
+
+def changes_since(history: Any, number: int, now: Sources) -> list[str]:
+    """Return the changes since a trial, as a clause; since its first epochs, if it continued with other sources.
+
+    Args:
+        history: The history that `with_sources` returned.
+        number: The trial.
+        now: The present source.
+    """
+    names = {name for each in _all_of(_read(history), number) for name in changed_files([each, now])}
+    return [f"{join_names(sorted(names), MOST_NAMED)} changed"] if names else []
 
 
 def versions_of(history: Any, numbers: Iterable[int]) -> list[tuple[Sources, list[int]]]:
@@ -116,28 +131,46 @@ def with_sources(history: Any, now: Sources) -> tuple[list[dict[str, Any]], str]
         now: The source from now on.
     """
     known = _read(history)
-    changes = known[-1].changed(now) if known else []
     while known and known[-1].trial >= now.trial and now.unfinished >= known[-1].unfinished:
-        known.pop()  # no trial was trained with it
+        known.pop()  # no trial was finished with it
+    changes = known[-1].changed(now) if known else []
     if not known or changes:
         known.append(now)
     else:
-        known[-1] = replace(known[-1], unfinished=known[-1].unfinished | now.unfinished)
+        last = known[-1]
+        begun = last.begun | (now.begun - last.unfinished)  # others began with an earlier source
+        known[-1] = replace(last, unfinished=last.unfinished | now.unfinished, begun=begun)
     note = ""
     if changes and now.trial:
         note = f"since trial #{now.trial - 1} {', and '.join(changes)}: later trials may differ for this reason"
-    return [{**asdict(each), "unfinished": sorted(each.unfinished)} for each in known[-MOST_KEPT:]], note
+    kept = known[-MOST_KEPT:]
+    return [{**asdict(each), "unfinished": sorted(each.unfinished), "begun": sorted(each.begun)} for each in kept], note
 
 
 def _of(known: Sequence[Sources], number: int) -> Sources | None:
-    """Return the source code of a trial, from those of a study in their order; None if it was not recorded."""
-    return next((each for each in reversed(known) if each.trial <= number or number in each.unfinished), None)
+    """Return the source code that finished a trial, from those of a study in their order; None if it is unknown."""
+    return next(_all_of(known, number), None)
+
+
+def _all_of(known: Sequence[Sources], number: int) -> Iterator[Sources]:
+    """Yield the source code of a trial, the last first: several if it was interrupted, and continued with others."""
+    for each in reversed(known):
+        if each.trial <= number or number in each.unfinished:
+            yield each
+            if each.trial <= number or number not in each.begun:
+                return
 
 
 def _read(history: Any) -> list[Sources]:
     try:
         return [
-            Sources(int(each["trial"]), str(each["commit"]), dict(each["files"]), frozenset(each.get("unfinished", ())))
+            Sources(
+                int(each["trial"]),
+                str(each["commit"]),
+                dict(each["files"]),
+                frozenset(each.get("unfinished", ())),
+                frozenset(each.get("begun", ())),
+            )
             for each in history or ()
         ]
     except (KeyError, TypeError, ValueError):  # not written by the tuner

@@ -72,7 +72,7 @@ class Housekeeping:
         if not trials or (self._uri is not None and housekeeping.has_study(self._uri, study.identifier)):
             return ""
         text = f"MLflow's store {without_password(self._place)} has no records of {study.name}"
-        return f"{text}: those in another store stay as they are, unless you name it with --tracking-uri"
+        return f"{text}: those in another store stay as they are, unless --tracking-uri names that store"
 
     def original_of(self, study: ListedStudy) -> str:
         """Return the name of the study to which a confirmation or final runs belong; empty if there is none."""

@@ -10,7 +10,7 @@ from tuner.analysis.comparison import Comparison, Repeated
 from tuner.analysis.record import StudyRecord
 from tuner.config import by_value
 from tuner.config.loader import load_default, load_study
-from tuner.config.sources import Sources, sources_of
+from tuner.config.sources import Sources, changes_since
 from tuner.config.study import StudyConfig
 from tuner.config.study_files import is_study_file, shipped_studies
 from tuner.config.study_name import NAME
@@ -85,8 +85,7 @@ class StoredStudy:
 
     def changed_sources(self, trial: Trial) -> list[str]:
         """Return the changes since a trial in the source of the study's own modules, each as a clause."""
-        before = sources_of(self.sources, trial.number)
-        return before.changed(Sources(trial.number, "", self.config.sources)) if before else []
+        return changes_since(self.sources, trial.number, Sources(trial.number, "", self.config.sources))
 
     def default(self) -> AnyTrial | None:
         """Return the study file's `trial` without the search space; None if it is incomplete without it."""

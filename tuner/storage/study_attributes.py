@@ -82,10 +82,12 @@ class StudyAttributes:
             files: Digests of the files that define the study's own modules.
         """
         trials = self._retry(lambda: self._study.get_trials(deepcopy=False))
-        begun = frozenset(trial.number for trial in trials if trial.state not in FINISHED)
-        history, note = with_sources(self.sources(), Sources(len(trials), commit, files, begun))
+        left = [trial for trial in trials if trial.state not in FINISHED]
+        begun = frozenset(trial.number for trial in left if trial.intermediate_values)
+        now = Sources(len(trials), commit, files, frozenset(trial.number for trial in left), begun)
+        history, note = with_sources(self.sources(), now)
         self._set(SOURCES, history)
-        return f"{note}, and so may the {pluralize(len(begun), 'trial')} begun before" if note and begun else note
+        return f"{note}, and so may the {pluralize(len(left), 'trial')} begun before" if note and left else note
 
     def sources(self) -> Any:
         """Return the history of the trials' source code, as stored."""

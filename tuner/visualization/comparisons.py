@@ -41,10 +41,12 @@ def of_comparison(comparison: Comparison, title: str, colors: Mapping[str, str] 
             ends = [placed(bound, window) for bound in bounds]
             series.append(Series(ends, (place, place), "line", color, width=2.5))
             seeds += [(bound, f"{each.name}\n95% interval: {format_interval(bounds)}") for bound in bounds]
+        seeds.append((each.mean, f"{each.name}\nmean: {format_metric(each.mean)}"))
         beyond = [(placed(value, window), hover) for value, hover in seeds if is_outside(value, window)]
         for edge, symbol in zip(window or (), ARROWS, strict=False):
             series.append(_points([pair for pair in beyond if pair[0] == edge], place, color, symbol))
-        series.append(Series([placed(each.mean, window)], [place + 0.2], "crosses", color))
+        if not is_outside(each.mean, window):
+            series.append(Series([each.mean], [place + 0.2], "crosses", color))
     panels = [
         Panel(
             series,
@@ -54,8 +56,8 @@ def of_comparison(comparison: Comparison, title: str, colors: Mapping[str, str] 
             y_range=(-0.7, len(ranking) - 0.3),
         )
     ]
-    if any(each.x and each.symbol in ARROWS for each in series):
-        series.insert(3, Series(nowhere, nowhere, "points", GREY, "beyond the axis", symbol=ARROWS[0]))
+    if used := [symbol for symbol in ARROWS if any(each.x and each.symbol == symbol for each in series)]:
+        series.insert(3, Series(nowhere, nowhere, "points", GREY, "beyond the axis", symbol=used[0]))
     caption = "Points are seeds, lines are 95% confidence intervals of each mean alone, crosses are means."
     caption += _edge_note(comparison)
     return Figure("confirmation", title, caption, panels if ranking else [], height=1 + 0.4 * len(ranking))
