@@ -90,7 +90,7 @@ def test_a_study_is_not_continued_on_other_data(folder: StudyFolder, digits: dic
         ("search_space.optimizer.initial_lr.low=1e-4", "search_space.optimizer.initial_lr.low: was 0.001, now 0.0001"),
         ("search_space.optimizer.eps={low: 1e-9, high: 1}", "search_space.optimizer.eps.high: was not given, now 1"),
         ("objective.metric=train/acc", 'objective.metric: was "val/acc", now "train/acc"'),
-        ("objective.direction=minimize", 'objective.direction: was "maximize", now "minimize"'),
+        ("objective={metric: val/loss, direction: minimize}", 'objective.direction: was "maximize", now "minimize"'),
         ("sampler.name=tpe", 'sampler.name: was "random", now "tpe"'),
         ("sampler.seed=2", "sampler.seed: was 1, now 2"),
         ("pruner.name=median", 'pruner.name: was "none", now "median"'),
@@ -101,7 +101,7 @@ def test_a_study_is_not_continued_on_other_data(folder: StudyFolder, digits: dic
 def test_one_change_is_refused_and_shown(undisturbed: StudyFolder, assignment: str, difference: str):
     output = undisturbed.call("--set", assignment, expect=2)
     assert difference in output
-    assert output.count(": was ") == (2 if "eps" in assignment else 1)
+    assert output.count(": was ") == (2 if "eps" in assignment or "loss" in assignment else 1)
 
 
 # -- MLflow ------------------------------------------------------------------------------------------------------------

@@ -334,7 +334,7 @@ def test_trials_and_time_are_not_part_of_the_identity() -> None:
         "trial.trainer.max_epochs=6",
         "search_space.optimizer.initial_lr.high=0.2",
         "search_space.optimizer.eps={low: 1, high: 2}",
-        "objective.direction=minimize",
+        "objective={metric: val/loss, direction: minimize}",
         "sampler.seed=1",
         "pruner.name=none",
         "search_space.schedule={one_of: {constant: {}, cosine_restarts: {restart_period: 9}, exponential: {}}}",

@@ -233,7 +233,7 @@ def test_fresh_seeds_confirm_the_best(folder: StudyFolder):
     assert "2 configurations of study noisy, 3 fresh seeds each: 6 calls" in output
     best = result_of(folder, "noisy").best
     assert best is not None
-    assert f"The winner is #{best.number}: loss " in output
+    assert re.search(rf"The answer is #{best.number}: |^#{best.number} has the best mean: loss ", output, re.MULTILINE)
     seeds = folder.mlflow("select distinct value from params where key = 'seed'")
     assert len(seeds) == 4, "0 and three fresh ones"
     values = {value for (value,) in folder.optuna("select value from trial_values")}
