@@ -62,6 +62,9 @@ def test_the_best_initial_lr_of_each_is_named_and_counts_for_the_ranking():
     assert found.best_of("a") == "a, initial_lr x 0.5"
     (tie,) = transfer({"a": 0.9, "a, initial_lr x 2": 0.9, "b": 0.9}, noise=1e-2, before={}).findings()
     assert "which may be chance" in tie
+    (level,) = transfer({"a": 0.9, "a, initial_lr x 2": 0.9, "b": 0.9}, noise=0.0, before={}).findings()
+    assert "level with" in level
+    assert "which may be chance" not in level
 
 
 @pytest.mark.parametrize("direction", [Direction.MAXIMIZE, Direction.MINIMIZE])

@@ -86,9 +86,11 @@ class Transfer:
         text = f"{name} is best with its initial_lr x {factor:g} ({format_metric(best.mean)})"
         if others:
             difference = self.comparison.difference(best, others[0])
-            next_best = f"{others[0].name.rpartition(', ')[2]} ({format_metric(others[0].mean)})"
-            tie = ", which may be chance" if difference is None or difference.is_noise else ""
-            text += f", ahead of {next_best}{tie}"
+            mean = format_metric(others[0].mean)
+            is_noise, is_level = difference is None or difference.is_noise, mean == format_metric(best.mean)
+            place = "level with" if is_level else "ahead of"
+            tie = ", which may be chance" if is_noise and not is_level else ""
+            text += f", {place} {others[0].name.rpartition(', ')[2]} ({mean}){tie}"
         edge = "smaller" if factor == factors[0] else "larger" if factor == factors[-1] else ""
         return f"{text}; an even {edge} one was not tried." if edge else f"{text}."
 
