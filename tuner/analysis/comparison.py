@@ -28,7 +28,7 @@ from tuner.analysis.intervals import CONFIDENCE, Scale, interval, spread, standa
 from tuner.analysis.record import ROUNDING, Retrained
 from tuner.analysis.sweeps import mean_of
 from tuner.direction import Direction
-from tuner.text import format_interval, format_metric, join_names, pluralize
+from tuner.text import format_interval, format_metric, format_probability, join_names, pluralize
 
 __all__ = [
     "CONSTANT_LR_ROLE",
@@ -363,7 +363,7 @@ def chance(probability: float | None) -> str:
         return "unknown"
     if probability < CONFIDENCE:
         return "not separated"
-    return "more than 99%" if probability > 0.99 else f"at least {math.floor(100 * probability)}%"
+    return format_probability(probability) if probability > 0.99 else f"at least {math.floor(100 * probability)}%"
 
 
 def _named(roles: Sequence[str], name: str) -> str:

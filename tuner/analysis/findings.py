@@ -61,7 +61,7 @@ def findings(record: StudyRecord) -> list[str]:
         _unchanged(record),
     ]
     if record.answer:
-        first, *others = record.answer
+        first, *others = filter(None, record.answer)  # earlier versions stored an empty one if nothing was trained
         sentences = [f"With fresh seeds: {first}", *others, *sentences]
     else:
         luck = f"Each trial is one {_what(record)} with one seed, and the best of many is partly luck."
@@ -191,7 +191,7 @@ def _margin(record: StudyRecord, best: TrialRecord) -> str:
     parts = [f"{_gap(best, others[0])} the runner-up, {others[0].name} ({format_metric(others[0].value)})"]
     constant = next((trial for trial in others if trial.constant_lr), None)
     other = next((trial for trial in others if trial.family != best.family), None)
-    if other is not None and other not in (others[0], constant) and not _hardly_tried(other.family, record):
+    if other is not None and other not in (others[0], constant) and not _hardly_tried(other.family, record, best):
         parts.append(f"{_gap(best, other)} the best of another schedule, {other.name} ({format_metric(other.value)})")
     if constant is not None and constant is not others[0]:
         which = "another" if best.constant_lr else "the best"
@@ -241,22 +241,21 @@ def _shows_its_worth(trials: Sequence[TrialRecord], best: TrialRecord) -> bool:
     return len(trials) >= FEWEST_TRIED and is_near
 
 
-def _hardly_tried(family: str, record: StudyRecord) -> str:
+def _hardly_tried(family: str, record: StudyRecord, best: TrialRecord) -> str:
     """Return how often a schedule was tried and at which lrs, if that does not show its worth; otherwise empty."""
     trials = [each for each in record.trials if each.family == family and each.state != "failed"]
-    if not trials or record.best is None or _shows_its_worth(trials, record.best):
-        return ""
-    return f"{family} ({_times(len(trials))}{_at_lrs(trials)})"
+    return "" if _shows_its_worth(trials, best) else f"{family} ({_times(len(trials))}{_at_lrs(trials)})"
 
 
 def hardly_tried(record: StudyRecord) -> str:
     """Return which schedules were tried too seldom, or too far from the best lr, to be ruled out; empty if none."""
-    if record.best is None or record.of_function:
+    best = record.best
+    if best is None or record.of_function:
         return ""
     compared = (each for each in record.trials if each.state in ("complete", "diverged") and not each.constant_lr)
     families = dict.fromkeys(each.family for each in compared)
-    found = [_hardly_tried(each, record) for each in families if each not in (record.best.family, CONSTANT)]
-    named, own = [each for each in found if each], record.best.params.get(INITIAL_LR)
+    found = [_hardly_tried(each, record, best) for each in families if each not in (best.family, CONSTANT)]
+    named, own = [each for each in found if each], best.params.get(INITIAL_LR)
     far = f", or too far from the best initial_lr, {format_value(own)}," if own else ""
     return f"Tried too seldom{far} to be ruled out: {join_names(named, MOST_NAMED)}." if named else ""
 

@@ -95,7 +95,8 @@ class LrRange:
         seeds = pluralize(len(self.untrained), "seed")
         if all(value is None for values in self.values.values() for value in values):
             return ["No range can be suggested: every run diverged. Test lower lrs with --low and --high."]
-        if self.best is None:
+        bounds = self.range
+        if self.best is None or bounds is None:
             return ["No range can be suggested: no lr improved the network with every seed. Train longer (--share)."]
         best = f"The best initial_lr is {format_value(self.best)}"
         if len(self.untrained) == 1:
@@ -112,18 +113,17 @@ class LrRange:
             how = "diverged" if None in self.values[self.edge] else "made no progress"
             edge = format_value(self.edge)
             sentences.append(f"The edge is {edge}, the lowest lr above the best one at which at least one seed {how}.")
-        if self.range is not None:
-            low, high = self.range
-            between = "next to the best lrs, since the true best may lie between"
-            why_low = "the lowest tested lr" if low == min(self.values) else between
-            why_high = "the highest tested lr" if high == max(self.values) else between
-            if self._comes_far(low, ENOUGH_BELOW):
-                why_low = "every seed made at least a tenth of its best progress; a full run makes up the rest"
-            if self._comes_far(high, ENOUGH_ABOVE):
-                why_high = "the highest lr with at least half"
-            sentences.append(f"Search from {format_value(low)} ({why_low}) to {format_value(high)} ({why_high}).")
-            if low == min(self.values) or high == max(self.values):
-                sentences.append("The range ends where the test ended: test further lrs with --low and --high.")
+        low, high = bounds
+        between = "next to the best lrs, since the true best may lie between"
+        why_low = "the lowest tested lr" if low == min(self.values) else between
+        why_high = "the highest tested lr" if high == max(self.values) else between
+        if self._comes_far(low, ENOUGH_BELOW):
+            why_low = "every seed made at least a tenth of its best progress; a full run makes up the rest"
+        if self._comes_far(high, ENOUGH_ABOVE):
+            why_high = "the highest lr with at least half"
+        sentences.append(f"Search from {format_value(low)} ({why_low}) to {format_value(high)} ({why_high}).")
+        if low == min(self.values) or high == max(self.values):
+            sentences.append("The range ends where the test ended: test further lrs with --low and --high.")
         return sentences
 
     def yaml(self) -> str:

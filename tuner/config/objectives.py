@@ -24,8 +24,6 @@ MEASURED = {
 }
 """Measurements of a run that can be objectives after the first one; the time differs in each repetition."""
 
-WAYS = ("maximize", "minimize")
-
 SAMPLERS_OF_SEVERAL = ("gp", "grid", "nsga2", "qmc", "random", "tpe")
 """The samplers that support several objectives."""
 
@@ -80,9 +78,10 @@ def check_metrics(goals: Sequence[Mapping[str, Any]], known: Sequence[str] | Non
             if "direction" not in goal:
                 fault((*place, "direction"), f"required: lower values of {metric} are better; write minimize.")
         elif not is_past and known is not None:
-            rises = metric.rpartition("/")[2] in RISING
-            better, write, other = ("higher", *WAYS) if rises else ("lower", *WAYS[::-1])
-            if goal.get("direction", Objective.direction.value) == other:
+            ways, rises = ("maximize", "minimize"), metric.rpartition("/")[2] in RISING
+            write, wrong_way = ways if rises else ways[::-1]
+            if goal.get("direction", Objective.direction.value) == wrong_way:
+                better = "higher" if rises else "lower"
                 required = "" if "direction" in goal else "required: "
                 fault((*place, "direction"), f"{required}{better} values of {metric} are better; write {write}.")
 

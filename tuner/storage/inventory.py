@@ -57,7 +57,7 @@ class ListedStudy:
         metric: Its objective.
         best: Name and value of its best trial or configuration: of the winner of its final runs, if there were any; or
             the Pareto front of several objectives, which has no value; None if there is none.
-        is_at_end: Whether its last final runs are to be continued.
+        has_final_runs_left: Whether its last final runs are to be continued.
     """
 
     name: str
@@ -70,7 +70,7 @@ class ListedStudy:
     ended: int
     metric: str
     best: tuple[str, float | None] | None
-    is_at_end: bool = False
+    has_final_runs_left: bool = False
 
     @property
     def finished(self) -> int:
@@ -84,7 +84,7 @@ class ListedStudy:
             return "created by another program"
         if self.is_running:
             return "running"
-        if self.begun or self.is_at_end:
+        if self.begun or self.has_final_runs_left:
             return "can be continued"
         if 0 < self.ended == self.finished:
             return "finished"
@@ -107,8 +107,8 @@ def listed_studies(url: str) -> list[ListedStudy]:
         found = [_listed(url, each, storage.get_all_trials(each._study_id, deepcopy=False)) for each in summaries]
     names = {each.identifier: each.name for each in found}
     final = {each.confirms: each for each in found if is_final_name(each.name, names.get(each.confirms, ""))}
-    at_end = {of for of, runs in final.items() if runs.state == "can be continued"}
-    return [replace(each, is_at_end=each.identifier in at_end) for each in found]
+    left = {of for of, runs in final.items() if runs.state == "can be continued"}
+    return [replace(each, has_final_runs_left=each.identifier in left) for each in found]
 
 
 def _listed(url: str, summary: optuna.study.StudySummary, trials: Sequence[FrozenTrial]) -> ListedStudy:

@@ -44,7 +44,8 @@ def of_comparison(comparison: Comparison, title: str, colors: Mapping[str, str] 
         seeds.append((each.mean, f"{each.name}\nmean: {format_metric(each.mean)}"))
         beyond = [(placed(value, window), hover) for value, hover in seeds if is_outside(value, window)]
         for edge, symbol in zip(window or (), ARROWS, strict=False):
-            series.append(_points([pair for pair in beyond if pair[0] == edge], place, color, symbol))
+            if there := [pair for pair in beyond if pair[0] == edge]:
+                series.append(_points(there, place, color, symbol))
         if not is_outside(each.mean, window):
             series.append(Series([each.mean], [place + 0.2], "crosses", color))
     panels = [
@@ -56,8 +57,8 @@ def of_comparison(comparison: Comparison, title: str, colors: Mapping[str, str] 
             y_range=(-0.7, len(ranking) - 0.3),
         )
     ]
-    if used := [symbol for symbol in ARROWS if any(each.x and each.symbol == symbol for each in series)]:
-        series.insert(3, Series(nowhere, nowhere, "points", GREY, "beyond the axis", symbol=used[0]))
+    if arrow := next((each.symbol for each in series if each.symbol in ARROWS), None):
+        series.insert(3, Series(nowhere, nowhere, "points", GREY, "beyond the axis", symbol=arrow))
     caption = "Points are seeds, lines are 95% confidence intervals of each mean alone, crosses are means."
     caption += _edge_note(comparison)
     return Figure("confirmation", title, caption, panels if ranking else [], height=1 + 0.4 * len(ranking))
