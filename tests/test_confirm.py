@@ -147,10 +147,11 @@ def test_the_description_in_mlflow_and_the_summary_of_the_study_lead_with_the_co
     assert copied.mlflow(means) == [(mean,)]
 
 
-def test_a_shown_confirmation_has_no_empty_column(confirmed: StudyFolder):
+def test_a_shown_confirmation_tells_its_configurations_apart_and_has_no_empty_column(confirmed: StudyFolder):
     shown = confirmed.command(lambda arguments: show(arguments[:3]), "short-confirm")
     (heading,) = [line.split() for line in shown.splitlines() if "95% interval" in line]
-    assert heading == ["seeds", "mean", "95%", "interval", "winner", "better"]
+    assert heading == ["seeds", "mean", "95%", "interval", "winner", "better", "parameters"]
+    assert re.search(r"^#\d+ \w+ .* initial_lr [\d.e-]+", shown, re.MULTILINE)
 
 
 def led(folder: StudyFolder) -> list[str]:

@@ -40,11 +40,12 @@ def pluralize(number: int, what: str) -> str:
 def join_names(names: Sequence[str], most: int = 3) -> str:
     """Return names joined as in a sentence; only the first of many.
 
-    >>> join_names(["a", "b"]), join_names(["a", "b", "c", "d", "e"])
-    ('a and b', 'a, b, c and 2 more')
+    >>> join_names(["a", "b"]), join_names(["a", "b", "c", "d", "e"]), join_names(["a", "b, twice", "c"])
+    ('a and b', 'a, b, c and 2 more', 'a; b, twice and c')
     """
     shown = [*names[:most], f"{len(names) - most} more"] if len(names) > most else names
-    return " and ".join([*([", ".join(shown[:-1])] if len(shown) > 1 else []), shown[-1]])
+    separator = "; " if any(", " in name for name in shown) else ", "
+    return " and ".join([*([separator.join(shown[:-1])] if len(shown) > 1 else []), shown[-1]])
 
 
 def format_value(value: Any) -> str:

@@ -24,11 +24,12 @@ from typing import Any
 
 import scipy
 
+from tuner.analysis.findings import own_name
 from tuner.analysis.intervals import CONFIDENCE, Scale, interval, spread, standard_error
-from tuner.analysis.record import ROUNDING, Retrained
+from tuner.analysis.record import FAMILY, ROUNDING, Retrained
 from tuner.analysis.sweeps import mean_of
 from tuner.direction import Direction
-from tuner.text import format_interval, format_metric, format_probability, join_names, pluralize
+from tuner.text import format_interval, format_metric, format_probability, format_value, join_names, pluralize
 
 __all__ = [
     "CONSTANT_LR_ROLE",
@@ -37,6 +38,7 @@ __all__ = [
     "Difference",
     "Repeated",
     "chance",
+    "differing",
 ]
 
 DEFAULT_ROLE = "the study's default"
@@ -57,6 +59,7 @@ class Repeated:
         failed: Number of seeds with which the run diverged or failed.
         claimed: Its value in the original study; None if there is none.
         changed: The files of the user's own modules that changed between that value and these.
+        parameters: The parameters in which the configurations differ, with its values; see `differing`.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Repeated:
     failed: int = 0
     claimed: float | None = None
     changed: Sequence[str] = ()
+    parameters: str = ""
 
     @property
     def mean(self) -> float:
@@ -314,6 +318,7 @@ class Comparison:
                     "in the study": each.claimed,
                     "behind the winner": difference and difference.mean,
                     "probability that the winner is better": difference and difference.probability,
+                    "parameters": each.parameters,
                 }
             )
         return rows
@@ -329,8 +334,8 @@ class Comparison:
 
     def markdown(self) -> str:
         """Return the table of the configurations in Markdown."""
-        head = f"| | seeds | mean {self.metric} | 95% interval | in the study | winner is really better |"
-        lines = [head, "|---|---|---|---|---|---|"]
+        head = f"| | seeds | mean {self.metric} | 95% interval | in the study | winner is really better | parameters |"
+        lines = [head, "|---|---|---|---|---|---|---|"]
         for row in self.rows():
             bounds = "" if row["low"] is None else format_interval((row["low"], row["high"]))
             cells = (
@@ -341,7 +346,7 @@ class Comparison:
                 format_metric(row["in the study"]),
             )
             lead = "" if row["behind the winner"] is None else chance(row["probability that the winner is better"])
-            lines.append(f"| {' | '.join(map(str, cells))} | {lead} |")
+            lines.append(f"| {' | '.join(map(str, cells))} | {lead} | {row['parameters']} |")
         return "\n".join([*lines, *(["", self.caption] if self.caption else [])])
 
     def csv(self) -> str:
@@ -351,6 +356,30 @@ class Comparison:
         writer.writerow(["configuration", "seed", self.metric])
         writer.writerows([each.name, *pair] for each in self.configurations for pair in each.values.items())
         return file.getvalue()
+
+
+def differing(configurations: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the parameters in which configurations differ, with their values, by the names of the configurations.
+
+    The schedule is left out: it is part of the names.
+
+    Args:
+        configurations: The values of each configuration, by their dotted paths.
+
+    >>> slow, fast = {"optimizer.initial_lr": 0.001, "seed": 1}, {"optimizer.initial_lr": 0.01, "seed": 1}
+    >>> differing({"#1 constant": slow, "#2 cosine": {**fast, "schedule.name": "cosine", "schedule.decay_steps": 90}})
+    {'#1 constant': 'initial_lr 0.001', '#2 cosine': 'initial_lr 0.01, decay_steps 90'}
+    """
+    paths = dict.fromkeys(path for values in configurations.values() for path in values if path != FAMILY)
+    differ = []
+    for path in paths:
+        first, *others = (values.get(path) for values in configurations.values())
+        if any(other != first for other in others):
+            differ.append(path)
+    return {
+        name: ", ".join(f"{own_name(path)} {format_value(values[path])}" for path in differ if path in values)
+        for name, values in configurations.items()
+    }
 
 
 def chance(probability: float | None) -> str:

@@ -24,6 +24,7 @@ __all__ = [
     "findings",
     "objectives_of",
     "open_questions",
+    "own_name",
     "standard_error",
     "values_of",
 ]
@@ -117,7 +118,7 @@ def values_of(trial: TrialRecord, names: Iterable[str] | None = None) -> str:
         names: Their names in Optuna; None for all.
     """
     shown = trial.params if names is None else names
-    drawn = [f"{_own_name(name)} {format_value(trial.params[name])}" for name in shown if name != FAMILY]
+    drawn = [f"{own_name(name)} {format_value(trial.params[name])}" for name in shown if name != FAMILY]
     return ", ".join(drawn) or "nothing searched"
 
 
@@ -135,7 +136,7 @@ def _values(trial: TrialRecord, record: StudyRecord) -> str:
     return f"{values_of(trial, first)} and {len(names) - len(first)} more values (see the table of trials)"
 
 
-def _own_name(parameter: str) -> str:
+def own_name(parameter: str) -> str:
     """Return the name of a parameter where the schedule of the trial is named already."""
     return parameter.rpartition(".")[2] if parameter.startswith("schedule.") else short_name(parameter)
 

@@ -43,6 +43,7 @@ def print_comparison(
         ("95% interval", 2, intervals),
         ("study", 4, [format_metric(row["in the study"]) for row in rows]),
         ("winner better", 1, chances),
+        ("parameters", 5, [row["parameters"] for row in rows]),
     )
     print_line(console, f"[dim]{comparison.caption}[/dim]\n")
     for sentence in others:

@@ -9,7 +9,7 @@ import optuna
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial
 
-from tuner.analysis.comparison import Comparison, Repeated
+from tuner.analysis.comparison import Comparison, Repeated, differing
 from tuner.analysis.pareto import pareto_front
 from tuner.analysis.record import StudyRecord
 from tuner.config.sources import changed_between, sources_of
@@ -30,7 +30,7 @@ from tuner.storage.attributes import (
 from tuner.storage.connection import sqlite_file
 from tuner.storage.database import Database, state_directory
 from tuner.storage.locks import is_locked
-from tuner.storage.reader import answer_of, confirmations_of, directions_of, with_final_runs
+from tuner.storage.reader import answer_of, configurations_of, confirmations_of, directions_of, with_final_runs
 from tuner.storage.trial_ends import attribute, is_complete, state_of
 from tuner.text import join_names
 
@@ -250,9 +250,10 @@ def _comparison(
             failed[name] += 1
         else:
             seeds[trial.params[SEED]] = trial.value
+    parameters = differing(configurations_of(identity))
     return Comparison(
         attribute(identity, "objective.metric", "value"),
         direction,
-        [Repeated(name, seeds, failed[name]) for name, seeds in values.items()],
+        [Repeated(name, seeds, failed[name], parameters=parameters.get(name, "")) for name, seeds in values.items()],
         validation_images=attribute(attributes, VALIDATION_IMAGES, 0) or None,
     )

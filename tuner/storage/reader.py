@@ -58,6 +58,7 @@ __all__ = [
     "Trial",
     "answer_of",
     "config_of",
+    "configurations_of",
     "confirmations_of",
     "copy_of",
     "directions_of",
@@ -292,6 +293,16 @@ def confirmations_of(
         identity: Mapping[str, Any] = attribute(each.user_attrs, IDENTITY, {})
         if identity.get(CONFIRMS) == identifier:
             yield each, identity
+
+
+def configurations_of(identity: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the values of the configurations of a replication study, by their dotted paths, from its identity."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in identity.items():
+        name, separator, path = key.partition(": ")
+        if separator:
+            found.setdefault(name, {})[path] = value
+    return found
 
 
 def _began(finished: Sequence[Trial]) -> float:

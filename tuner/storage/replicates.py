@@ -16,7 +16,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
-from tuner.analysis.comparison import Comparison, Repeated
+from tuner.analysis.comparison import Comparison, Repeated, differing
 from tuner.analysis.record import StudyRecord
 from tuner.config.component import Component
 from tuner.config.search_space import Choices, Suggester
@@ -25,7 +25,7 @@ from tuner.config.study import StudyConfig
 from tuner.config.trainings import as_training
 from tuner.config.trial import AnyTrial, flatten
 from tuner.storage.attributes import CONFIGURATION, CONFIRMS, SEED
-from tuner.storage.reader import Trial
+from tuner.storage.reader import Trial, configurations_of
 from tuner.storage.study_store import StudyStore
 from tuner.storage.trial_ends import state_of
 from tuner.text import join_names, pluralize
@@ -142,7 +142,7 @@ class ReplicationStudy(StudyConfig):
 
     def difference_from(self, identity: Mapping[str, Any]) -> str:
         """Return a sentence if the study was begun with other configurations; empty otherwise."""
-        before = list(dict.fromkeys(key.partition(": ")[0] for key in identity if ": " in key))
+        before = list(configurations_of(identity))
         if sorted(before) == sorted(self.candidates):
             return ""
         now = join_names(list(self.candidates))
@@ -212,6 +212,7 @@ class ReplicationStudy(StudyConfig):
         numbers = [trial.number for trial in trials]
         values: dict[str, dict[int, float]] = {name: {} for name in self.candidates}
         failed: Counter[str] = Counter()
+        parameters = differing(configurations_of(self.identity))
         for trial in trials:
             name = str(trial.params.get(CONFIGURATION))
             if trial.value is None or state_of(trial) != "complete":  # Optuna gives a diverged one its last value
@@ -228,6 +229,7 @@ class ReplicationStudy(StudyConfig):
                     failed[name],
                     self.claims.get(name),
                     changed_between(self.sources_of_claims.get(name), sources, numbers),
+                    parameters[name],
                 )
                 for name in self.candidates
             ],
@@ -243,7 +245,7 @@ class LeagueStudy(ReplicationStudy):
 
     def difference_from(self, identity: Mapping[str, Any]) -> str:
         """Return a sentence if the league was begun with other configurations; empty otherwise."""
-        before = {key.partition(": ")[0] for key in identity if ": " in key}
+        before = configurations_of(identity).keys()
         if before == set(self.candidates):
             return ""
         counts = f"{pluralize(len(before), 'configuration')}, and now it would have {len(self.candidates)}"
