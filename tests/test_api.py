@@ -361,6 +361,10 @@ def test_a_study_that_was_never_run_cannot_be_loaded(tmp_path: Path, monkeypatch
         Study.load("nothing")
     with pytest.raises(BadInputError):
         defined().result()
+    with pytest.raises(BadInputError, match=r"must be the name of a study \(got 5\)"):
+        Study.load(5)  # type: ignore[arg-type]
+    with pytest.raises(BadInputError, match=r"must be a mapping from dotted paths to values \(got null\)"):
+        defined().enqueue(None)  # type: ignore[arg-type]
 
 
 def kernel_with_imports(command: list[str], *, cwd: str, env: dict[str, str], **options: Any) -> Command:

@@ -137,7 +137,7 @@ def test_the_epochs_of_a_failed_trial_count(folder: StudyFolder):
     callbacks = "trial.trainer.callbacks=[{name: tests.toys:FailsInTheThirdEpoch}]"
     output = folder.call("--set", "budget={epochs: 5}", "--set", callbacks, expect=1)
     assert "failed" in output
-    assert "tiny has used 4 of 5 epochs in 2 trials (2 failed)" in output
+    assert "tiny has used 4 of 5 epochs in 2 trials (2 failed)\n" in output, "more trials would fail as well"
 
 
 def test_a_study_says_how_much_of_its_budget_is_used_and_continues_with_a_larger_one(folder: StudyFolder):

@@ -229,11 +229,14 @@ class Study:
             storage: Optuna's database; by default as in `run`.
 
         Raises:
-            BadInputError: If there is no such study, or its definition is not kept next to the database.
+            BadInputError: If `name` is not text, there is no such study, or its definition is not kept next to the
+                database.
         """
         from tuner.config.loader import load_study
         from tuner.storage.stored_study import definition_of
 
+        if not isinstance(name, str):
+            raise BadInputError([f"Study.load: name: must be the name of a study (got {shown(name)})."])
         path, folder = definition_of(name, storage_url(storage))
         study = cls.__new__(cls)
         study._open(partial(load_study, path, folder=folder), name)
@@ -283,11 +286,15 @@ class Study:
             values: By their dotted paths in a trial, as in `search_space`; the sampler suggests any that are left out.
 
         Raises:
-            BadInputError: If they are not in the search space.
+            BadInputError: If they are not a mapping, or not in the search space.
         """
         from tuner.config.loader import with_further
         from tuner.config.objects import PLACE, plain_values
 
+        if not isinstance(values, Mapping):
+            raise BadInputError(
+                [f"Study.enqueue: must be a mapping from dotted paths to values (got {shown(values)})."]
+            )
         load = self._load
         config = load(())
         plain = plain_values(values, of_function=not config.kind.trains)

@@ -117,19 +117,19 @@ def print_summary(
     print_line(console, "" if is_answered else f"\n[bold]{config.name}: {escape(answer(record))}[/bold]")
     states = Counter(state_of(trial) for trial in finished)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none finished"
+    # Failed trials should be retried first, and more of the same do not help if all have diverged.
+    may_grow = bool(states["complete"]) and not states["failed"]
     if outcome.is_over and config.until and (gain := store.possible_gain()) < config.until:
         has = f"stopped after {pluralize(len(finished), 'trial')} ({counts})"
         why = f"the expected gain of one more is {gain:.3g}; lower budget.until to continue"
         print_line(console, f"{config.name} {has}: {why}")
     elif config.allowance is not None:
-        _print_spent(console, config, store, counts, outcome.is_over)
+        _print_spent(console, config, store, counts, outcome.is_over, may_grow)
     elif len(finished) >= config.trials:
         has = f"has {'its only trial' if config.trials == 1 else f'all its {config.trials} trials'} ({counts})"
         if len(finished) > config.trials:
             has = f"has {pluralize(len(finished), 'trial')} ({counts}), more than the {config.trials} requested"
-        # Failed trials should be retried first, and more of the same do not help if all have diverged.
-        more = "" if states["failed"] or not states["complete"] else "; raise --trials to add more"
-        print_line(console, f"{config.name} {has}{more}")
+        print_line(console, f"{config.name} {has}{'; raise --trials to add more' if may_grow else ''}")
     else:
         print_line(
             console,
@@ -295,7 +295,9 @@ def print_table(console: Console, *columns: tuple[str, int, Sequence[str]]) -> N
     console.print(Segments(console.render(table, options)), end="", soft_wrap=True)
 
 
-def _print_spent(console: Console, config: StudyConfig, store: StudyStore, counts: str, is_done: bool) -> None:
+def _print_spent(
+    console: Console, config: StudyConfig, store: StudyStore, counts: str, is_done: bool, may_grow: bool
+) -> None:
     """Print how much of a budget in epochs or steps is used."""
     allowance = config.allowance
     if allowance is None:
@@ -304,12 +306,12 @@ def _print_spent(console: Console, config: StudyConfig, store: StudyStore, count
     if cut_short := store.cut_short:
         counts = f"{counts}, {cut_short} not finished" if store.count else "none finished"
     has = f"has used {store.trained} of {of} in {pluralize(store.count + cut_short, 'trial')} ({counts})"
-    if is_done:
+    if is_done and may_grow:
         reached = ["--trials"] if config.limits_trials and store.count >= config.trials else []
         if not reached or allowance.amount - store.trained < allowance.longest:
             reached.append(f"budget.{allowance.unit}")
         has += f"; raise {' and '.join(reached)} to add more"
-    else:
+    elif not is_done:
         has += f"; run the same command again to continue{_cut_short(store)}"
     print_line(console, f"{config.name} {has}")
 
