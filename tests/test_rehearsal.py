@@ -217,6 +217,25 @@ def test_data_without_a_test_are_reported(write: Write, tmp_path: Path, monkeypa
     assert rehearsed(write(), tmp_path)[1] == []
 
 
+def test_a_module_without_the_methods_of_a_test_or_a_registered_network_is_reported(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Unregistered(toys.Base):
+        forward = pl.LightningModule.forward
+
+        def loss(self, batch: Any) -> torch.Tensor:
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    class Untested(Unregistered):
+        test_step = pl.LightningModule.test_step
+
+    for module, words in ((Untested, "not be tested, and its network not"), (Unregistered, "not be")):
+        rehearsal, (note,) = rehearsed(write(add(monkeypatch, module.__name__, module)), tmp_path)
+        assert rehearsal.faults == []
+        assert f"the best trial will {words} registered in MLflow: tests.toys:{module.__name__} has no " in note
+    assert rehearsed(write("Base"), tmp_path)[1] == []
+
+
 def test_where_some_networks_fail_the_study_may_begin(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     class Fussy(toys.Net):
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:

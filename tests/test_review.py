@@ -19,6 +19,7 @@ import torch
 from tests.launcher import output_of
 from tests.studies import DIGITS, INLINE, OF_DIGITS, StudyFolder
 from tuner.confirm import main as confirm
+from tuner.replay import main as replay
 from tuner.reporting.review import Review
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -255,6 +256,32 @@ def test_a_refusing_registry_and_a_network_that_cannot_be_exported_are_reported_
     (registry,), (export,) = json.loads(output)
     assert "its registry did not accept it" in registry
     assert "cannot be exported" in export
+
+
+WITHOUT_FORWARD = """
+import pytorch_lightning as pl
+from examples.plain_module import PlainModule
+
+
+class Module(PlainModule):
+    forward = pl.LightningModule.forward
+
+    def __call__(self, images):
+        return self.network(images)
+"""
+
+
+def test_a_module_without_forward_has_plots_report_and_an_exact_replay(folder: StudyFolder):
+    (folder.path / "without.py").write_text(WITHOUT_FORWARD)
+    options = ["--set", "trial.model.name=without:Module", "--set", "trial.trainer.max_epochs=1"]
+    study = shutil.copy(Path(__file__).parent.parent / "examples" / "plain_module.yaml", folder.path)
+    output = folder.run("--review", "--trials", "1", *options, study=study)
+    assert "note: the network of trial #0 cannot be exported, so MLflow has only its weights: " in output
+    there = artifacts(folder)
+    assert list((there / "plots").glob("*.png"))
+    assert (there / "report.html").exists()
+    assert "network" in (there / "best" / "model_summary.txt").read_text()
+    assert "the same to the last bit: val_top3 " in folder.command(replay, "plain_module")
 
 
 def wait_for(update: Any) -> None:

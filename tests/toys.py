@@ -65,8 +65,11 @@ class Base(pl.LightningModule):
         scheduler = ScheduleLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs)
+
     def loss(self, batch: Any) -> Tensor:
-        return functional.cross_entropy(self.net(batch[0]), batch[1])
+        return functional.cross_entropy(self(batch[0]), batch[1])
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         loss = self.loss(batch)
@@ -77,6 +80,9 @@ class Base(pl.LightningModule):
         outputs = self.net(batch[0])
         self.log("val_loss", functional.cross_entropy(outputs, batch[1]))
         self.log("val_acc", (outputs.argmax(1) == batch[1]).float().mean())
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("test_loss", self.loss(batch))
 
 
 # -- ways to log -------------------------------------------------------------------------------------------------------

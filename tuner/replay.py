@@ -62,20 +62,23 @@ def _run(options: argparse.Namespace) -> int:
         past = StoredStudy.load(options.study, storage_url(options.storage))
         past.config.check_trains("replay repeats a training run")
         trial = past.trial(options.trial)
-        points = MlflowStudy(uri, past.identifier).points(trial.number)
-        stored = {key: curve for key, curve in points.items() if key != TIME}
+        tracked = MlflowStudy(uri, past.identifier)
+        points, of_study = tracked.points(trial.number), tracked.own_metrics
     setup = setup_of(trial)
     print_line(console, f"[bold]{past.config.name} #{trial.number}[/bold]: {escape(how_trained(setup))}")
     with temporary_folder() as directory, console.status("training it again"):
         result = train_again(past, trial, directory, lambda text: print_line(console, escape(text)))
 
+    again = [point for point in result.points if point[0] != TIME]
+    trained = {key for key, _, _ in again} | (points.keys() - of_study)  # others were logged by the test alone
+    stored = {key: curve for key, curve in points.items() if key in trained and key != TIME}
     differences = []
     if result.state != (state := state_of(trial)):
         differences.append(f"it was {state}, now {result.state} {result.message}".rstrip())
     elif (before := value_of(trial)) is not None and result.value != before:
         differences.append(f"{past.config.objective.metric}: was {before!r}, now {result.value!r}")
     if stored:
-        differences += different_points(stored, [point for point in result.points if point[0] != TIME])
+        differences += different_points(stored, again)
     else:
         print_line(console, "[yellow]note:[/yellow] MLflow has no run of this trial, so its curves are not compared")
     if not differences:

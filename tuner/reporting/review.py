@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tuner.analysis.record import MIN_FOR_IMPORTANCE
 from tuner.engines.fork_server import ForkedCall, PreparedProcess, how_it_ended
 from tuner.engines.machine import cores
-from tuner.errors import BadInputError, StudyFailedError, TunerError
+from tuner.errors import BadInputError, StudyFailedError, TunerError, in_a_line
 from tuner.interrupts import die_with_parent
 from tuner.storage.folders import OBJECTS_FILE, open_own
 from tuner.storage.reader import IMPORTANCES
@@ -220,7 +220,7 @@ def update(request: Mapping[str, Any]) -> list[str]:
             if best := request.get("best"):
                 with contextlib.suppress(FileNotFoundError):  # nothing is sent by value
                     by_value.unpack(Path(request["objects"]).read_bytes())
-                notes = _add_best_model(best, record.name, tracked)
+                notes = _with_best_model(best, record.name, tracked)
             (folder / REPORT).write_text(render([Chapter.of(record, tracked, figures, found)]), encoding="utf-8")
         tracked.add(folder)
     if request.get("state") and not notes:
@@ -269,6 +269,17 @@ def _draw(plots: "Sequence[tuple[Path, Figure]]", parent: int) -> None:
         path.write_bytes(png(figure))
 
 
+def _with_best_model(best: Mapping[str, Any], study: str, tracked: "MlflowStudy") -> list[str]:
+    """Add the best trial's model, or say why it cannot be added: its code is the user's. See `_add_best_model`."""
+    try:
+        return _add_best_model(best, study, tracked)
+    except TunerError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        return [f"the model of trial #{best['number']} is not in MLflow: {in_a_line(error)}"]
+
+
 def _add_best_model(best: Mapping[str, Any], study: str, tracked: "MlflowStudy") -> list[str]:
     """Add the best trial's weights, mistakes and model to MLflow; return messages for the user."""
     from tuner.config.trial import TrialConfig
@@ -301,7 +312,10 @@ def _add_best_model(best: Mapping[str, Any], study: str, tracked: "MlflowStudy")
 
 
 def _summary(model: "torch.nn.Module", example: "torch.Tensor") -> str:
-    """Return a table of a network's layers, with their parameters and the shapes of their inputs and outputs."""
+    """Return a table of a network's layers, with their parameters and the shapes of their inputs and outputs.
+
+    Without the shapes if the network cannot compute them.
+    """
     import torch
     from pytorch_lightning.utilities.model_summary.model_summary import ModelSummary
 
@@ -309,7 +323,12 @@ def _summary(model: "torch.nn.Module", example: "torch.Tensor") -> str:
 
     module = Classifier(copy.deepcopy(model).eval(), torch.optim.SGD)  # a copy: Classifier changes the memory format
     module.example_input_array = example
-    return f"{ModelSummary(module, max_depth=-1)}\n"
+    try:
+        return f"{ModelSummary(module, max_depth=-1)}\n"
+    except Exception:  # the network's own code, such as no `forward`
+        traceback.print_exc()
+        module.example_input_array = None
+        return f"{ModelSummary(module, max_depth=-1)}\n"
 
 
 def _class_names(data: "LightningDataModule", predictions: Mapping[str, Any]) -> list[str]:

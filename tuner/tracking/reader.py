@@ -214,10 +214,19 @@ class MlflowStudy:
         run = self.children.get(number)
         if run is None:
             return {}
-        own = {name: metric for metric, name in self._names.items()}
-        metrics = {own.get(name, name): name for name in run.data.metrics}
+        metrics = self._metrics_of(run)
         with explained(self._uri):
             return {metric: self._history(run, name) for metric, name in metrics.items() if metric[:5] != "test/"}
+
+    @property
+    def own_metrics(self) -> set[str]:
+        """Return the metrics of the study's own run: of its best trials so far, on validation and test data."""
+        return set(self._metrics_of(self.parent)) if self.parent else set()
+
+    def _metrics_of(self, run: Run) -> dict[str, str]:
+        """Return the names of a run's metrics in MLflow, by their own names."""
+        own = {name: metric for metric, name in self._names.items()}
+        return {own.get(name, name): name for name in run.data.metrics}
 
     def _history(self, run: Run, key: str) -> Curve:
         points = self._client.get_metric_history(run.info.run_id, key)

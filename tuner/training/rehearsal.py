@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from tuner.config.objectives import MEASURED
+from tuner.config.trial import TrialConfig
 from tuner.files import DiskFullError
 from tuner.protocol import Assignment, Channel, Decision, EpochReport, RehearsalResult, StepReport
+from tuner.text import join_names
 from tuner.training.outcome import failed_result, lost_a_process
 from tuner.training.saver import noted
 from tuner.training.single_training import fit
@@ -69,7 +71,20 @@ def rehearse(assignment: Assignment, channel: Channel, device: str) -> Rehearsal
         note(f"will fail if its later epochs are like the first {REHEARSED_EPOCHS}: {result.message}")
     if not check.is_finite:
         channel.note(f"{config.data.name} has NaN or infinite values in its first batches")
-    if not has_failed and not check.has_test_data:
-        missing = f"{config.data.name} has no test_dataloader"
-        channel.note(f"the best trial will not be tested, and its network not registered in MLflow: {missing}")
+    if not has_failed and (missing := _missing(check, config)):
+        channel.note(missing)
     return RehearsalResult(result.message if has_failed else "", check.parameters, check.seconds)
+
+
+def _missing(check: StepCheck, config: TrialConfig) -> str:
+    """Return that the best network will not be tested or registered, and why; empty if it will."""
+    needed = {
+        f"{config.data.name} has no test_dataloader": check.has_test_data,
+        f"{config.model.name} has no test_step": check.has_test_step,
+    }
+    if missing := [text for text, is_there in needed.items() if not is_there]:
+        text = "the best trial will not be tested, and its network not registered in MLflow"
+        return f"{text}: {join_names(missing)}"
+    if not check.has_forward:
+        return f"the network of the best trial will not be registered in MLflow: {config.model.name} has no forward"
+    return ""

@@ -17,16 +17,19 @@ __all__ = ["StepCheck"]
 class StepCheck(pl.Callback):
     """Times the steps of a run, counts its parameters, and checks the batches and outputs of a `Classifier`.
 
-    It also records whether the data module has test data, and whether all numbers in the batches are finite.
+    It also records which methods are missing that testing and registering a network need, and whether all numbers in
+    the batches are finite.
     """
 
     def __init__(self) -> None:
         self.parameters, self.seconds = 0, 0.0
-        self.has_test_data, self.is_finite = True, True
+        self.has_test_data, self.has_test_step, self.has_forward, self.is_finite = True, True, True, True
         self._began = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Count the parameters, and look for test data."""
+        """Count the parameters, and look for the methods."""
+        self.has_test_step = is_overridden("test_step", module)
+        self.has_forward = is_overridden("forward", module)
         self.has_test_data = is_overridden("test_dataloader", trainer.datamodule)  # type: ignore[attr-defined]
         self.parameters = sum(parameter.numel() for parameter in module.parameters())
 
