@@ -6,6 +6,7 @@ import io
 import re
 import shutil
 import sqlite3
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,10 @@ import pytest
 
 from lightning_modules import SCHEDULES
 from tests.studies import StudyFolder, empty_databases
+from tests.test_charts import study, trial
+from tuner.analysis.record import Retrained
 from tuner.report import main
+from tuner.reporting.page import Chapter, render
 
 HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">{{ 7*7 }}"
 
@@ -162,6 +166,30 @@ def test_a_confirmation_is_reported_as_its_configurations_not_as_trials(confirme
     assert len(identifiers) == len(set(identifiers))
     (overview,) = re.findall(r'<table id="comparison">.*?</table>', both, re.DOTALL)
     assert overview.count(f"<td>{mean:.4f}</td>") == 2
+
+
+@pytest.mark.parametrize(
+    ("winner", "values", "which"),
+    [
+        ("#2 cosine_restarts", "initial_lr 0.02", "which lr-tuner export x --trial 2 exports"),
+        ("#1 at a constant lr", "", "which is no trial of this study"),
+    ],
+)
+def test_a_report_has_the_values_of_the_winner_and_says_which_trial_its_code_is_of(
+    winner: str, values: str, which: str
+):
+    trials = [
+        trial(number, value=value, family=family, params={"optimizer.initial_lr": number / 100})
+        for number, value, family in ((1, 0.98, "exponential"), (2, 0.97, "cosine_restarts"))
+    ]
+    best = study(trials, name="x")
+    answered = replace(best, answer=[f"The answer is {winner}."], retrained=Retrained(winner, 0.975, 3))
+    source = render([Chapter(each, {}, "", {}, {}, False, ()) for each in (answered, replace(best, name="y"))])
+    (table,) = re.findall(r'<table id="comparison">.*?</table>', source, re.DOTALL)
+    assert re.findall(r"<td>([^<]*)</td></tr>", table) == [values, "initial_lr 0.01"]
+    use = "This is #1, the best of the search; with fresh seeds, "
+    assert f"{use}{winner} has the best mean, {which}." in Page(source).text
+    assert source.count(use) == 1, "not of the study without an answer"
 
 
 def make_hostile(reviewed: StudyFolder, folder: Path) -> str:

@@ -295,6 +295,13 @@ class StudyRecord:
         return None if self.further else next(iter(self.ranking), None)
 
     @property
+    def winner(self) -> TrialRecord | None:
+        """Return the trial that won with fresh seeds, or else the best one; None if the winner is no trial."""
+        if self.retrained is None:
+            return self.best
+        return next((trial for trial in self.ranking if trial.name == self.retrained.name), None)
+
+    @property
     def families(self) -> list[str]:
         """Return the schedules that were tried, by their best trials; those without a completed trial come last."""
         return list(dict.fromkeys(trial.family for trial in [*self.ranking, *self.trials]))
