@@ -12,6 +12,7 @@ import optuna
 import pytest
 
 from tests.studies import INLINE, StudyFolder
+from tuner.analysis.findings import duration
 from tuner.confirm import main as confirm
 from tuner.report import main as report
 from tuner.show import main as show
@@ -349,3 +350,23 @@ def test_a_dry_run_says_how_many_trainings_there_are_and_how_long_they_take(conf
     assert re.search(r"; about \d+ s on 1 slot, at the pace of the study$", output, re.MULTILINE)
     after = confirmed.optuna("select * from trials"), confirmed.mlflow("select run_uuid, status from runs")
     assert after == before
+
+
+@pytest.mark.parametrize(("epochs", "seconds"), [((), 100), (("--epochs", "4"), 200)])
+def test_the_time_is_estimated_from_the_trials_that_were_trained_to_the_end(
+    copied: StudyFolder, epochs: tuple[str, ...], seconds: int
+):
+    database = sqlite3.connect(copied.path / "optuna.db")
+    study = "(select trial_id from trials join studies using (study_id) where study_name = 'short'"
+    changed = "update trial_user_attributes set value_json = '{}' where key = '{}' and trial_id in {}".format
+    with database:
+        database.execute(f"update trials set state = 'PRUNED' where trial_id in {study} and number > 0)")
+        for key, pruned, whole in (("seconds", 1, 100), ("epochs", 1, 2)):
+            database.execute(changed(pruned, key, f"{study} and state = 'PRUNED')"))
+            database.execute(changed(whole, key, f"{study} and state = 'COMPLETE')"))
+    database.close()
+    output = copied.command(
+        confirm, "short", "--top", "1", "--seeds", "3", "--name", "other", "--dry-run", *epochs, *INLINE
+    )
+    (count,) = map(int, re.findall(r"(\d+) runs", output))
+    assert f"; about {duration(seconds * count)} on 1 slot, at the pace of the study" in output

@@ -142,15 +142,15 @@ def _check(options: ConfirmationOptions) -> None:
 
 
 def _amount(past: "StoredStudy", trainings: int, done: int, slots: int, epochs: int | None) -> str:
-    """Return the number of runs, and an estimate of their time from the time that the study's trials took."""
+    """Return the number of runs, and an estimate of their time from that of the trials that were trained to the end."""
     from tuner.analysis.findings import duration
-    from tuner.storage.trial_ends import end_of, setup_of
+    from tuner.storage.trial_ends import end_of, is_complete, setup_of
 
     text = pluralize(trainings, past.config.kind.noun) + (
         f", {min(done, trainings)} of them started or done" if done else ""
     )
-    whole = [trial for trial in past.trials if trial.value is not None]
-    scales = [(epochs or end_of(trial).epochs) / max(1, end_of(trial).epochs) for trial in whole]
+    whole = [trial for trial in past.trials if is_complete(trial)]
+    scales = [epochs / max(1, end_of(trial).epochs) if epochs else 1.0 for trial in whole]
     alone = [end_of(trial).seconds / max(1, setup_of(trial).get("fused", 1)) for trial in whole]
     times = [seconds * scale for seconds, scale in zip(alone, scales, strict=True)]
     left = trainings - done
