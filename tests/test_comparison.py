@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -161,6 +162,14 @@ def test_the_findings_distinguish_noise_from_real_differences():
     assert luck.startswith("The study's best value, 0.9700 of #1 cosine, becomes 0.9250 over 4 seeds")
     assert luck.endswith("the best of many trials was optimistic by 0.0450.")
     assert test.endswith("the network of #1 cosine with the first fresh seed reaches test/acc 0.9100.")
+
+
+def test_the_findings_say_next_to_a_constant_lr_how_little_it_was_tuned():
+    caveat = "The search tried a constant lr once, so it says little about the benefit of the schedule itself."
+    opponents = {"a constant lr": "constant"}
+    found = replace(compared(A, B, C), caveat=caveat).findings(opponents)
+    assert found[found.index(caveat) - 1].startswith("It is 0.1125 better than constant (0.8125)")
+    assert caveat not in replace(compared(B, C), caveat=caveat).findings({"a constant lr": "#2 step"}), "it has won"
 
 
 def test_the_number_of_seeds_that_would_decide_is_that_of_the_same_differences_repeated():

@@ -77,6 +77,8 @@ def test_the_output_agrees_with_the_values(confirmed: StudyFolder):
     others = {ranking[1], 1, 2} - {ranking[0]}  # the runner-up, the default, a constant lr
     assert len(re.findall(r"; with 2 seeds this may be chance\.|It is no better than", confirmed.output)) == len(others)
     assert "and really better with a probability" not in confirmed.output
+    tuned = "The search tried a constant lr once, at 0.002968 (the best trial has 0.01507), so it says little about"
+    assert re.search(rf"^.* at a constant lr \(.*\n{re.escape(tuned)}", confirmed.output, re.MULTILINE)
     assert re.search(r"On the test data, which were not used for any decision, .* reaches test/acc", confirmed.output)
 
 
@@ -176,6 +178,7 @@ def test_a_finished_confirmation_leads_the_findings_of_the_study(confirmed: Stud
     assert f"<li>{shown[1]}</li>" in page
     assert f"val/acc of {winner}<b>{mean:.4f}</b>" in page
     for text in (page, "".join(shown)):
+        assert "The search tried a constant lr once, at 0.002968 (the best trial has" in text
         assert "difference between seeds was not measured" not in text
         assert "Each trial is one run with one seed" not in text
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from tests.test_charts import study, trial
-from tuner.analysis.findings import answer, at_edge, findings
+from tuner.analysis.findings import answer, at_edge, findings, open_questions
+from tuner.analysis.record import Retrained
 from tuner.direction import Direction
 
 
@@ -58,10 +59,10 @@ def test_schedules_that_were_tried_too_little_are_named_and_not_called_worse():
 @pytest.mark.parametrize(
     ("constant", "says"),
     [
-        ([1e-4], "A constant lr was tried once, at 0.0001 (the best trial has 0.03), which says little about"),
-        ([0.03, 0.01], "tried twice, at 0.01 and 0.03 (the best trial has 0.03), which says little about"),
-        ([1e-4, 2e-4, 1e-3, 5e-3], "tried 4 times, at 0.0001 to 0.005 (the best trial has 0.03), which says little"),
-        ([1e-4, 1e-3, 0.02], "tried 3 times, at 0.0001, 0.001 and 0.02 (the best trial has 0.03)."),
+        ([1e-4], "The search tried a constant lr once, at 0.0001 (the best trial has 0.03), so it says little about"),
+        ([0.03, 0.01], "a constant lr twice, at 0.01 and 0.03 (the best trial has 0.03), so it says little about"),
+        ([1e-4, 2e-4, 1e-3, 5e-3], " 4 times, at 0.0001 to 0.005 (the best trial has 0.03), so it says little"),
+        ([1e-4, 1e-3, 0.02], " 3 times, at 0.0001, 0.001 and 0.02 (the best trial has 0.03)."),
     ],
 )
 def test_it_says_how_often_and_where_a_constant_lr_was_tried(constant: list[float], says: str):
@@ -70,7 +71,16 @@ def test_it_says_how_often_and_where_a_constant_lr_was_tried(constant: list[floa
         state = "complete" if number == 1 else "pruned"
         trials.append(trial(number, value=0.7, state=state, family="constant", params={"optimizer.initial_lr": lr}))
     assert says in text_of(*trials)
-    assert "A constant lr was tried" not in text_of(*trials, answer=["The answer is #0 one_cycle."])
+    is_enough = says.endswith(".")
+    for winner in ("#0 one_cycle", "#1 constant"):
+        retrained = Retrained(winner, 0.95, 3)
+        answered = text_of(*trials, answer=[f"The answer is {winner}."], retrained=retrained)
+        assert ("tried a constant lr" in answered) == (not is_enough and winner == "#0 one_cycle")
+    (caveat,) = [each for each in open_questions(study(trials)) if "tried a constant lr" in each] or [""]
+    assert bool(caveat) != is_enough
+    if caveat:
+        answered = text_of(*trials, answer=["The answer is #0 one_cycle.", caveat])
+        assert answered.count(caveat) == 1, "the final runs say it next to their constant lr"
 
 
 def test_the_importance_of_parameters_is_stated_from_30_completed_trials_on():
@@ -81,7 +91,7 @@ def test_the_importance_of_parameters_is_stated_from_30_completed_trials_on():
 
 def test_without_a_constant_lr_it_says_that_the_schedule_s_share_is_unknown():
     text = text_of(trial(0, family="exponential"), trial(1, family="exponential"))
-    assert "No trial with a constant lr ran to completion" in text
+    assert "The search tried no constant lr, so it says little about the benefit of the schedule itself." in text
     says = "The answer is #1 exponential: it is really better than #1 at a constant lr."
     more = ["Its mean val/acc is 0.9700."]
     answered = text_of(trial(0, family="exponential"), trial(1, family="exponential"), answer=[says, *more])

@@ -56,6 +56,7 @@ def test_the_best_the_default_and_a_constant_lr_are_trained_inside_the_budget(fi
     assert f"val/acc {max(means):.4f} over 3 seeds" in output
     assert re.search(r"^The answer is ", output, re.MULTILINE)
     assert output.count("The answer is ") == 1
+    assert output.count("The search tried a constant lr twice, at 0.002968 and 0.01507 (the best trial has") == 1
     assert re.findall(r"^  \S*lr-tuner (\w+) tiny", output, re.MULTILINE) == ["dashboard", "export", "report"]
 
 

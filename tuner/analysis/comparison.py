@@ -105,6 +105,7 @@ class Comparison:
         configurations: The configurations.
         test: Metrics of the winner on the test data; empty if it was not tested.
         validation_images: Number of images from which the objective is computed, if known.
+        caveat: A sentence on how little the constant lr was tuned; empty if it was tuned enough.
     """
 
     metric: str
@@ -112,6 +113,7 @@ class Comparison:
     configurations: Sequence[Repeated]
     test: Mapping[str, float] = field(default_factory=dict)
     validation_images: int | None = None
+    caveat: str = ""
 
     @property
     def ranking(self) -> list[Repeated]:
@@ -208,7 +210,8 @@ class Comparison:
         against |= {role: name for role, name in opponents.items() if name != winner.name}
         for name in dict.fromkeys(against.values()):
             roles = [role for role, other in against.items() if other == name]
-            sentences += [self._against(roles, other) for other in others if other.name == name]
+            found = [self._against(roles, other) for other in others if other.name == name]
+            sentences += [*found, self.caveat] if found and CONSTANT_LR_ROLE in roles and self.caveat else found
         sentences += [
             f"{each.name} diverged or failed with {pluralize(each.failed, 'seed')}."
             for each in self.configurations

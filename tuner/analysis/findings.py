@@ -1,6 +1,7 @@
 """The findings of a study in sentences, and how reliable they are."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -26,6 +27,7 @@ __all__ = [
     "open_questions",
     "own_name",
     "standard_error",
+    "untuned_constant_lr",
     "values_of",
 ]
 
@@ -49,11 +51,11 @@ def findings(record: StudyRecord) -> list[str]:
     """
     if record.front:
         important = filter(None, [_important(record)])
-        return [*_tradeoffs(record), *important, _tried(record), *open_questions(record)]
+        return [*_tradeoffs(record), *important, _tried(record), *_open_questions(record)]
     best = record.best
     if best is None:
         sentences = [_tried(record), f"No trial {_came(record)}, so there is no best trial."]
-        return [*sentences, *open_questions(record)]
+        return [*sentences, *_open_questions(record)]
     best_is = "The best single run of the search is" if record.answer else _so_far(record, "The best is")
     sentences = [
         f"{best_is} {best.name}: {record.metric} {format_metric(best.value)}{_after(best, record)}"
@@ -74,7 +76,7 @@ def findings(record: StudyRecord) -> list[str]:
     sentences.append(_important(record))
     if record.prediction:
         sentences.append(f"{record.prediction[0].upper()}{record.prediction[1:]}.")
-    return [*filter(None, sentences), _tried(record), *open_questions(record)]
+    return [*filter(None, sentences), _tried(record), *_open_questions(record)]
 
 
 def _important(record: StudyRecord) -> str:
@@ -198,25 +200,45 @@ def _margin(record: StudyRecord, best: TrialRecord) -> str:
         which = "another" if best.constant_lr else "the best"
         parts.append(f"{_gap(best, constant)} {which} constant lr, {constant.name} ({format_metric(constant.value)})")
     text = f"That is {', and '.join(parts)}."
+    if caveat := _caveat(record):
+        return f"{text} {caveat}"
     if best.constant_lr or record.answer or record.of_function:
         return text
-    if constant is None:
-        return (
-            f"{text} No trial with a constant lr ran to completion, so the benefit of the schedule itself is unknown."
-        )
-    return f"{text} {_constant_lrs(record, best)}"
+    return f"{text} {_constant_lrs(record, best)}."
+
+
+def _caveat(record: StudyRecord) -> str:
+    """Return `untuned_constant_lr`, unless the winner has a constant lr or the answer says it."""
+    best = record.best
+    if best is None:
+        return ""
+    is_constant = re.search(rf"\b{CONSTANT}\b", record.retrained.name) if record.retrained else best.constant_lr
+    caveat = "" if is_constant else untuned_constant_lr(record)
+    return "" if caveat in record.answer else caveat
+
+
+def untuned_constant_lr(record: StudyRecord) -> str:
+    """Return that the trials with a constant lr do not show what a schedule is worth; empty if they do."""
+    best = record.best
+    if best is None or record.of_function or _shows_its_worth(_constant(record), best):
+        return ""
+    return f"{_constant_lrs(record, best)}, so it says little about the benefit of the schedule itself."
+
+
+def _constant(record: StudyRecord) -> list[TrialRecord]:
+    """Return the trials with a constant lr, except those that failed, and plateaus cut short."""
+    constant = [each for each in record.trials if each.constant_lr and each.state != "failed"]
+    return [each for each in constant if each.is_complete or each.family == CONSTANT]
 
 
 def _constant_lrs(record: StudyRecord, best: TrialRecord) -> str:
-    """Return how often a constant lr was tried, at which lrs, and whether these show what the schedule is worth."""
-    constant = [each for each in record.trials if each.constant_lr and each.state != "failed"]
-    tried = [each for each in constant if each.is_complete or each.family == CONSTANT]  # not a plateau cut short
+    """Return how often a constant lr was tried, and at which lrs, without a full stop."""
+    tried = _constant(record)
+    if not tried:
+        return "The search tried no constant lr"
     own = best.params.get(INITIAL_LR)
     at = f"{_at_lrs(tried)} (the best trial has {format_value(own)})" if own and _lrs(tried) else ""
-    text = f"A constant lr was tried {_times(len(tried))}{at}"
-    if not _shows_its_worth(tried, best):
-        text += ", which says little about the benefit of the schedule itself"
-    return f"{text}."
+    return f"The search tried a constant lr {_times(len(tried))}{at}"
 
 
 def _times(count: int) -> str:
@@ -357,6 +379,11 @@ def _tied(record: StudyRecord, error: float) -> list[TrialRecord]:
 
 def open_questions(record: StudyRecord) -> list[str]:
     """Return sentences about what the trials do not show."""
+    return [*filter(None, [_caveat(record)]), *_open_questions(record)]
+
+
+def _open_questions(record: StudyRecord) -> list[str]:
+    """Return the open questions, except that about a constant lr, which belongs to the lead of the best trial."""
     found = (_different_code, _diverged, never_tried, hardly_tried, stopped_families, at_edge)
     return [*filter(None, (sentence(record) for sentence in found))]
 

@@ -100,7 +100,7 @@ def confirm(options: ConfirmationOptions, found: "Callable[[Comparison, Sequence
             return 0
         with opened(plan, console, ReplicationStore) as study:
             outcome = study.train(engine)
-            comparison = study.store.comparison()
+            comparison = replace(study.store.comparison(), caveat=carried.caveat)
             opponents, further = carried.opponents(comparison), carried.transfer(comparison).findings()
             if study.store.count < config.trials:
                 left = f"has {study.store.count} of {pluralize(config.trials, config.kind.noun)}"
@@ -197,6 +197,7 @@ class _Carried:
         roles: The study's names of its default and of the constant lr, by their roles.
         notes: Sentences about lengths that were scaled.
         changes: Sentences about the user's own modules that have changed since its best configurations were trained.
+        caveat: A sentence on how little the constant lr was tuned; empty if it was tuned enough, also by the factors.
     """
 
     variants: Mapping[str, Mapping[float, str]]
@@ -204,6 +205,7 @@ class _Carried:
     roles: Mapping[str, str]
     notes: Sequence[str]
     changes: Sequence[str]
+    caveat: str = ""
 
     def transfer(self, comparison: "Comparison") -> "Transfer":
         """Return whether what the study found holds here."""
@@ -219,6 +221,7 @@ class _Carried:
 
 def _confirmation(past: "StoredStudy", options: ConfirmationOptions) -> "tuple[ReplicationStudy, _Carried]":
     """Return the study that confirms another, and the values it takes from it."""
+    from tuner.analysis.findings import FEWEST_TRIED
     from tuner.config.study_name import check_name
     from tuner.config.trainings import as_training
     from tuner.followup.longer import lengthened
@@ -248,7 +251,8 @@ def _confirmation(past: "StoredStudy", options: ConfirmationOptions) -> "tuple[R
         past.config, name, configs, seeds, claims, sources=chosen.sources, confirms=past.identifier
     )
     before = chosen.claims if is_longer else {}
-    return study, _Carried(variants, before, chosen.opponents, notes, _changes(past, chosen))
+    caveat = chosen.caveat if len(options.lrs) < FEWEST_TRIED else ""
+    return study, _Carried(variants, before, chosen.opponents, notes, _changes(past, chosen), caveat)
 
 
 def _changes(past: "StoredStudy", chosen: "Finalists") -> list[str]:

@@ -4,7 +4,7 @@ They form a separate study, nested in the run of the first one in MLflow, and co
 digest of the configurations, so if more trials change the best ones, the new ones are trained.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -69,7 +69,7 @@ class LastTrainings:
                     outcome = trainings.train(engine)
                 finally:
                     study.inner = None
-                comparison = trainings.store.comparison()
+                comparison = replace(trainings.store.comparison(), caveat=chosen.caveat)
                 self._result = comparison, chosen
                 if not outcome.is_over:
                     self._left = f"{trainings.store.count} of {pluralize(config.trials, config.kind.noun)} done"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tuner.analysis.comparison import CONSTANT_LR_ROLE, DEFAULT_ROLE
+from tuner.analysis.findings import untuned_constant_lr
 from tuner.analysis.record import CONSTANT
 from tuner.config.component import Component
 from tuner.config.sources import Sources, sources_of
@@ -28,12 +29,14 @@ class Finalists:
         claims: Their values in the study.
         opponents: The names of its default and of the constant lr, by their roles.
         sources: The source code with which they reached these values, as far as it was recorded.
+        caveat: A sentence on how little the study tuned the constant lr; empty if it was tuned enough.
     """
 
     configs: Mapping[str, AnyTrial]
     claims: Mapping[str, float]
     opponents: Mapping[str, str]
     sources: Mapping[str, Sources]
+    caveat: str = ""
 
 
 def finalists(past: StoredStudy, top: int) -> Finalists:
@@ -88,4 +91,4 @@ def finalists(past: StoredStudy, top: int) -> Finalists:
         best = ranking[0]
         taken = dataclasses.replace(as_training(configs[best]), schedule=Component(CONSTANT), relative={})
         add(CONSTANT_LR_ROLE, f"#{best} at a constant lr", taken)
-    return Finalists(chosen, claims, opponents, sources())
+    return Finalists(chosen, claims, opponents, sources(), untuned_constant_lr(past.record))
