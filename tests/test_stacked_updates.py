@@ -3,6 +3,7 @@
 Triton interprets them on the CPU in a process of their own, in which all trials have the same history.
 """
 
+import cProfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def updated(dtype: torch.dtype, device: str = "cpu") -> dict[str, Any]:
             target.grad = torch.empty_like(target).copy_(gradient)
         optimizer.step()
         optimizer.zero_grad()
-        rows = {row for row in range(len(names)) for update in optimizer._updates if row in update}
+        rows = {row for update in optimizer._updates for row in update.rows}
         if optimizer._updates:
             assert [name for row, name in enumerate(names) if row not in rows] == ["sgd", "of its own"][step < 2 :]
         for update in optimizer._updates:
@@ -125,6 +126,29 @@ def test_the_kernels_update_as_the_optimizers_of_torch_do(dtype: torch.dtype, tm
     assert (tmp_path / "found.pt").stat().st_size < 1e6
     tolerance = 1e-12 if dtype == torch.float64 else 2e-5
     assert_close(found, expected, tolerance)
+
+
+def calls_of_a_step(count: int) -> int:
+    """Return how many functions the CPU calls for a step of several trials, besides the kernels."""
+    weight = nn.Parameter(torch.zeros(count, 2))
+    optimizer = FusedOptimizer([("weight", weight)], {str(trial): TRIALS["adam"] for trial in range(count)})
+    for _ in range(3):
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+    profile = cProfile.Profile()
+    profile.enable()
+    assert optimizer.is_stacked
+    assert not optimizer.why_not_stacked
+    optimizer.prepare()
+    profile.disable()
+    return sum(entry.callcount for entry in profile.getstats())
+
+
+def test_the_calls_of_a_step_grow_with_the_number_of_trials_and_not_with_its_square(tmp_path: Path):
+    pytest.importorskip("triton")
+    code = "import tests.test_stacked_updates as t; print(*map(t.calls_of_a_step, (2, 4, 8)))"
+    few, some, many = map(int, output_of(code, tmp_path, TRITON_INTERPRET="1").split())
+    assert many - some == 2 * (some - few)
 
 
 def test_where_triton_does_not_work_it_is_told_once_and_the_kernels_are_not_used():

@@ -230,11 +230,8 @@ class FusedOptimizer:
     @property
     def _left(self) -> list[int]:
         """Rows of the trials that no kernel of stacks updates."""
-        trials = enumerate(self._trials.values())
-        return [row for row, trial in trials if not trial.stopped and not self._is_stacked(row)]
-
-    def _is_stacked(self, row: int) -> bool:
-        return any(row in update for update in self._updates)
+        stacked = {row for update in self._updates for row in update.rows}
+        return [row for row, trial in enumerate(self._trials.values()) if not trial.stopped and row not in stacked]
 
     def _stack_updates(self, present: list[int]) -> None:
         """Combine the updates of trials that have made their first step, where a kernel exists."""

@@ -100,8 +100,10 @@ class StackedUpdate:
         widths = [len(of_trials[0]) for of_trials in self._now()]
         self._table = [like.new_zeros((AHEAD, len(trials), width)) for width in widths]
 
-    def __contains__(self, row: int) -> bool:
-        return any(self._trials[slot].row == row for slot in self._slots)
+    @property
+    def rows(self) -> list[int]:
+        """Rows of the trials that it still updates."""
+        return [self._trials[slot].row for slot in self._slots]
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -137,7 +137,9 @@ class FusedReporter(LastCallback):
         for name in fused.names:
             if decisions[name] in ("prune", "pause"):
                 fused.leave(name)
-            if name not in fused.live:
+        live = set(fused.live)
+        for name in fused.names:
+            if name not in live:
                 self.leave(name)
         if not fused.live or self.was_asked_to_stop:
             trainer.should_stop = True
