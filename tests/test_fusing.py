@@ -202,24 +202,56 @@ def test_a_stopped_group_continues_to_the_same_result_together_or_alone(
         assert_same_weights(tmp_path / str(number), folder / str(number))
 
 
-NOISY = """
+DRAWING = """
+import random
+
+import numpy
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn import functional
 
 
-def loss(outputs, labels):
-    return cross_entropy(outputs + torch.rand_like(outputs), labels)
+class Net(torch.nn.Linear):
+    def __init__(self, library):
+        super().__init__(784, 10)
+        self.library = library
+
+    def forward(self, images):
+        drawn = numpy.random.rand() if self.library == "numpy" else random.random()
+        return super().forward(images.flatten(1)) * (drawn < 0.7)
+
+
+def loss(outputs, labels, kind):
+    if kind == "noise":
+        return functional.cross_entropy(outputs + torch.rand_like(outputs), labels)
+    if kind == "dropout":
+        return functional.cross_entropy(functional.dropout(outputs), labels)
+    return functional.cross_entropy(outputs, labels) * random.random()
 """
 
 
-def test_a_resumed_group_of_one_seed_draws_the_same_random_numbers(tmp_path: Path, monkeypatch: Any):
-    (tmp_path / "noisy.py").write_text(NOISY)
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"model": {"name": "drawing:Net", "library": "numpy"}}, "the networks draw random numbers from NumPy in"),
+        ({"model": {"name": "drawing:Net", "library": "python"}}, "the networks draw random numbers from Python's"),
+        ({"loss": {"name": "drawing:loss", "kind": "noise"}}, "the loss draws random numbers from torch"),
+        ({"loss": {"name": "drawing:loss", "kind": "dropout"}}, "the loss draws random numbers from torch"),
+        ({"loss": {"name": "drawing:loss", "kind": "factor"}}, "the loss draws random numbers from Python's random"),
+    ],
+    ids=lambda each: str(next(iter(each.values()))) if isinstance(each, dict) else "",
+)
+def test_what_draws_random_numbers_is_trained_alone_with_the_same_numbers(
+    values: dict[str, Any], reason: str, tmp_path: Path, monkeypatch: Any
+):
+    (tmp_path / "drawing.py").write_text(DRAWING)
     monkeypatch.syspath_prepend(tmp_path)
-    trials = [{**VALUES, "loss": {"name": "noisy:loss"}}] * 2
-    expected = train(tmp_path / "whole", trials)
-    train(tmp_path / "resumed", trials, Answers({(0, 1): "stop"}))
-    for result, other in zip(train(tmp_path / "resumed", trials), expected, strict=True):
-        assert_same(result, other)
+    for second in (5, 6):
+        trials, channel = [{**VALUES, **values, "seed": seed} for seed in (5, second)], Answers()
+        results = run(TrainingGroup(assignments(tmp_path / f"fused{second}", trials)), channel)
+        ((count, told),) = channel.limits
+        assert (count, told[: len(reason)]) == (1, reason)
+        for result, alone in zip(results, train(tmp_path / f"alone{second}", trials, fused=False), strict=True):
+            assert_same(result, alone)
 
 
 def test_one_stop_stops_the_group_and_each_trial_has_its_checkpoint(tmp_path: Path, alone: Any):

@@ -5,12 +5,15 @@ Triton interprets the kernels, in one process of its own for all trainings.
 """
 
 import functools
+import itertools
 import math
+import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -33,6 +36,7 @@ from lightning_modules import (
 )
 from lightning_modules.data.base import TensorLoader
 from lightning_modules.fused import stacked_update
+from lightning_modules.fused.attributes import attributes, changed
 from lightning_modules.fused.recorded_step import Repetition, Work
 from tests.launcher import output_of
 from tests.test_stacked_layers import ReadsGradients
@@ -394,6 +398,44 @@ def check(case: str, found: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", QUICK)
 def test_recorded_steps_give_the_bits_of_plain_ones_or_are_refused_with_a_reason(folder: Path, case: str):
     check(case, found(folder, QUICK))
+
+
+class Keeping(nn.Module):
+    calls = 0
+
+    def __init__(self, kept: Any = None) -> None:
+        super().__init__()
+        self.kept = kept
+
+
+def called(network: Keeping) -> None:
+    Keeping.calls += 1
+
+
+@pytest.mark.parametrize(
+    ("kept", "use", "path"),
+    [
+        (random.Random(0), lambda network: network.kept.random(), "kept.state"),
+        (numpy.random.default_rng(0), lambda network: network.kept.random(), "kept.state"),
+        (numpy.random.RandomState(0), lambda network: network.kept.rand(), "kept.state"),
+        (torch.Generator(), lambda network: torch.rand(1, generator=network.kept), "kept.state"),
+        (None, called, "calls"),
+    ],
+    ids=["python", "numpy", "legacy", "torch", "class"],
+)
+def test_a_generator_or_class_attribute_that_a_network_uses_is_found(
+    kept: Any, use: Callable[[Keeping], object], path: str
+):
+    network = Keeping(kept)
+    before = attributes(network, buffers=False)
+    assert changed(before, attributes(network, buffers=False)) == ""
+    use(network)
+    assert changed(before, attributes(network, buffers=False)) == path
+
+
+def test_an_iterator_that_a_network_keeps_counts_as_changed():
+    network = Keeping(itertools.count())
+    assert changed(attributes(network, buffers=False), attributes(network, buffers=False)) == "kept"
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """The attributes that networks and losses keep from one call to the next, such as a counter."""
 
 import copy
-from collections.abc import Iterable, Mapping
+import pickle
+import random
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, cast
@@ -15,8 +17,9 @@ __all__ = ["attributes", "changed", "has_identity", "is_equal"]
 def attributes(value: Any, *, buffers: bool) -> dict[str, Any]:
     """Return copies of the attributes of a callable and of the objects in them, by their paths.
 
-    The variables that a function closes over count as its attributes. Global variables, and anything outside the
-    ``__dict__`` of an object, are not found. A value that cannot be copied equals nothing.
+    The variables that a function closes over count as its attributes, as do the class attributes of a module, and the
+    states of generators of random numbers. Global variables, and anything else outside the ``__dict__`` of an object,
+    are not found. A value that cannot be copied, such as an iterator, equals nothing.
 
     Args:
         value: A module, a function or another callable.
@@ -65,7 +68,12 @@ def _parts(value: Any, buffers: bool) -> Iterable[tuple[Any, Any]] | None:
     match value:
         case nn.Module():
             own = {key: part for key, part in vars(value).items() if key not in ("_modules", "_parameters", "_buffers")}
+            own = {**_class_attributes(type(value)), **own}
             return {**own, **value._modules, **(value._buffers if buffers else {})}.items()
+        case random.Random():
+            return [("state", pickle.dumps(value))]
+        case torch.Generator():
+            return [("state", value.get_state())]
         case MethodType():
             return _parts(value.__self__, buffers) or ()
         case partial():
@@ -79,7 +87,20 @@ def _parts(value: Any, buffers: bool) -> Iterable[tuple[Any, Any]] | None:
             return enumerate(value)
         case type() | ModuleType():
             return None
+    if type(value).__module__.startswith("numpy.random."):
+        return [("state", pickle.dumps(value))]
     return vars(value).items() if has_identity(value) and hasattr(value, "__dict__") else None
+
+
+def _class_attributes(kind: type) -> dict[str, Any]:
+    """Return the values among the attributes of a module's classes, other than torch's."""
+    return {
+        key: value
+        for each in reversed(kind.__mro__)
+        if each.__module__.partition(".")[0] not in ("builtins", "torch")
+        for key, value in vars(each).items()
+        if not (key.startswith("__") or callable(value) or hasattr(value, "__get__"))
+    }
 
 
 def _content(cell: Any) -> Any:
@@ -92,6 +113,8 @@ def _content(cell: Any) -> Any:
 def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
+    if isinstance(value, Iterator):
+        return object()
     if has_identity(value) or isinstance(value, type | ModuleType):
         return value
     try:

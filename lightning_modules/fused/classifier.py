@@ -25,8 +25,9 @@ from lightning_modules.fused.evaluation import FusedEvaluationWeights
 from lightning_modules.fused.layers import StackedLayers
 from lightning_modules.fused.network import look_at, why_not
 from lightning_modules.fused.optimizer import FusedOptimizer
+from lightning_modules.fused.randomness import draws
 from lightning_modules.fused.recorded_step import CudaGraph, RecordedStep, Recorder
-from lightning_modules.fused.stacking import check_alike, rows_of, stack, stack_models
+from lightning_modules.fused.stacking import CannotFuseError, check_alike, rows_of, stack, stack_models
 from lightning_modules.fused.sums import Sums
 from lightning_modules.kernels.bf16_linear import gradients_are_read
 from lightning_modules.losses import OwnLoss
@@ -406,13 +407,21 @@ class FusedClassifier(pl.LightningModule):
 
     @contextlib.contextmanager
     def _looking_at_loss(self) -> Iterator[None]:
-        """Do not record steps if the loss, written by the user, changes in the first one."""
-        if self._recorded is None or self._roundable is not None or not isinstance(self.criterion, OwnLoss):
+        """Examine the loss, if it was written by the user, in the first step: if it changes, steps are not recorded.
+
+        Raises:
+            CannotFuseError: If the loss draws random numbers, for which the trials would share a generator.
+        """
+        if self._roundable is not None or not isinstance(self.criterion, OwnLoss):
             yield
             return
         before = attributes(self.criterion.function, buffers=True)
-        yield
-        if name := changed(before, attributes(self.criterion.function, buffers=True)):
+        with draws(self.device) as drawn:
+            yield
+        if drawn:
+            raise CannotFuseError(f"the loss draws random numbers from {' and '.join(drawn)}")
+        name = changed(before, attributes(self.criterion.function, buffers=True))
+        if name and self._recorded is not None:
             self._recorded.refuse(f"the loss changes {name} when it is called")
 
     def _log_metrics(self, stage: str) -> None:

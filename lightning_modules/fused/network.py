@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_modules.dropout import DropoutBySeed
 from lightning_modules.fused.attributes import attributes, changed
 from lightning_modules.fused.layers import AutocastUses
+from lightning_modules.fused.randomness import TORCH, draws
 from lightning_modules.fused.stacking import CannotFuseError
 
 __all__ = ["Findings", "look_at", "why_not"]
@@ -37,7 +38,7 @@ class Findings:
 
 
 def look_at(model: nn.Module, inputs: Tensor, dropout: DropoutBySeed) -> Findings:
-    """Call a copy of one network, without affecting the networks or torch's generator.
+    """Call a copy of one network, without affecting the networks or the generators of random numbers.
 
     Args:
         model: K networks, with stacked parameters and buffers.
@@ -45,15 +46,18 @@ def look_at(model: nn.Module, inputs: Tensor, dropout: DropoutBySeed) -> Finding
         dropout: The noise of the dropout.
 
     Raises:
-        CannotFuseError: If the network replaces its buffers by new tensors, which `vmap` would lose.
+        CannotFuseError: If the network draws from a generator that all copies would share, and that `vmap` does not
+            know of; or if it replaces its buffers by new tensors, which `vmap` would lose.
     """
     stacks = [*model.parameters(), *model.buffers()]
     rows = {id(stack): stack.detach()[0].clone() for stack in stacks}
     alone = copy.deepcopy(model, dict(rows))
     before, buffers = attributes(alone, buffers=False), dict(alone.named_buffers())
     uses = AutocastUses(alone.named_parameters())
-    with torch.no_grad(), dropout, uses:
+    with draws(stacks[0].device) as drawn, torch.no_grad(), dropout, uses:
         alone(inputs)
+    if shared := [name for name in drawn if name != TORCH]:  # vmap refuses what draws from torch
+        raise CannotFuseError(f"the networks draw random numbers from {' and '.join(shared)} in their forward pass")
     for name, buffer in alone.named_buffers():
         if buffer is not buffers[name]:
             raise CannotFuseError(f"{name} is replaced in the forward pass: change buffers in place to fuse trials")
