@@ -17,6 +17,7 @@ from matplotlib.image import imread
 
 from lightning_modules import SCHEDULES, CosineRestarts
 from tuner.analysis.comparison import Comparison, Repeated
+from tuner.analysis.findings import answer
 from tuner.analysis.record import StudyRecord, TrialRecord, simplified
 from tuner.direction import Direction
 from tuner.visualization.charts import PLOTS, draw
@@ -574,3 +575,14 @@ def test_a_caption_says_nothing_about_categories_that_its_chart_does_not_show():
     figure = parallel_coordinates(many)
     assert "kind" in figure.caption.partition("Left out, as the least important: ")[2]
     assert "have a label" not in figure.caption
+
+
+def test_a_trial_that_ties_in_the_sentences_lies_in_the_band_of_the_charts():
+    trials = [trial(number, value=value) for number, value in enumerate((0.9, 0.873, 0.872))]
+    record = study(trials, validation_images=500)
+    assert answer(record).endswith("in a tie with #1 exponential: differences up to 0.027 may be chance.")
+    panels = [panel for figure in draw(record) for panel in figure.panels]
+    bands = [series for panel in panels for series in panel.series if "a tie with the best" in series.label]
+    assert len(bands) >= 3
+    for band in bands:
+        assert min(band.y) == pytest.approx(0.873)

@@ -27,6 +27,7 @@ __all__ = [
     "open_questions",
     "own_name",
     "standard_error",
+    "tie_margin",
     "untuned_constant_lr",
     "values_of",
 ]
@@ -313,7 +314,7 @@ def doubt(record: StudyRecord) -> str:
         return "The difference between seeds was not measured, so small differences may be chance."
     text = (
         f"On {images:,} validation examples the standard error of such an accuracy is {format_metric(error)}: without "
-        f"more seeds or examples, differences up to {round(2 * error, 3):.3f} count as a tie."
+        f"more seeds or examples, differences up to {tie_margin(error):.3f} count as a tie."
     )
     if len(record.ranking) == 1:
         return text
@@ -359,7 +360,7 @@ def _standing(record: StudyRecord) -> str:
         images = f"{record.validation_images:,} validation examples, not of seeds"
         return f"{text}, ahead of all others by more than two standard errors (of {images})."
     names = join_names([trial.name for trial in ties])
-    return f"{text}, in a tie with {names}: differences up to {round(2 * error, 3):.3f} may be chance."
+    return f"{text}, in a tie with {names}: differences up to {tie_margin(error):.3f} may be chance."
 
 
 def standard_error(record: StudyRecord) -> float | None:
@@ -371,10 +372,15 @@ def standard_error(record: StudyRecord) -> float | None:
     return max(math.sqrt(best.value * (1 - best.value) / images), step)  # an accuracy of 1 has an error, too
 
 
+def tie_margin(error: float) -> float:
+    """Return up to which difference trials tie, given the standard error: two of them, as the sentences round it."""
+    return max(round(2 * error, 3), 0.001)
+
+
 def _tied(record: StudyRecord, error: float) -> list[TrialRecord]:
-    """Return the trials that tie with the best one: they are behind it by at most two standard errors."""
+    """Return the trials that tie with the best one."""
     best, *others = record.ranking
-    return [trial for trial in others if round(_distance(best, trial), 6) <= round(2 * error, 3)]
+    return [trial for trial in others if round(_distance(best, trial), 6) <= tie_margin(error)]
 
 
 def open_questions(record: StudyRecord) -> list[str]:

@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from tuner.analysis.findings import short_name, standard_error
+from tuner.analysis.findings import short_name, standard_error, tie_margin
 from tuner.analysis.record import FAMILY, Curve, StudyRecord, TrialRecord, resolution
 from tuner.direction import Direction
 from tuner.text import format_metric, format_value, pluralize
@@ -85,14 +85,14 @@ def family_color(record: StudyRecord, family: str) -> str:
 
 
 def tie_band(record: StudyRecord, low: float, high: float) -> list[Series]:
-    """Return the area of values within two standard errors of the best one, from `low` to `high` on the x axis.
+    """Return the area of values that tie with the best one, from `low` to `high` on the x axis.
 
     Empty if the standard error is unknown.
     """
     best, error = record.best, standard_error(record)
     if best is None or error is None or low == high:
         return []
-    edge = _share(record.direction.worsened(best.value, 2 * error))
+    edge = _share(record.direction.worsened(best.value, tie_margin(error)))
     ends = sorted((best.value, edge))
     if ends[0] == ends[1]:
         return []
