@@ -584,6 +584,20 @@ def test_parameters_that_have_a_gradient_at_some_steps_only_are_updated_at_these
     assert_as_alone(named(*(Trial(CosineDecay(decay_steps=8), optimizer, seed, Alternating) for seed in (1, 2))))
 
 
+class Growing(Alternating):
+    """A network that a second one joins at the third step."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.step += self.training
+        first, second = self.networks
+        result: Tensor = first(images)
+        return result if self.step < 3 else result + second(images)
+
+
+def test_parameters_that_get_their_first_gradient_later_than_others_are_trained_as_alone():
+    assert_as_alone(named(*(Trial(optimizer=optimizer, network=Growing) for optimizer in EVERY_OPTIMIZER)))
+
+
 class Operations(TorchDispatchMode):
     """Counts operations, each of which launches one or a few kernels on a GPU."""
 

@@ -273,6 +273,33 @@ def test_step_with_a_closure_returns_its_loss():
     assert weight.item() == pytest.approx(0.9, abs=1e-6)
 
 
+@pytest.mark.parametrize("with_closure", [False, True])
+@pytest.mark.parametrize("further", [{}, {"nesterov": True, "weight_decay": 0.1}], ids=["plain", "nesterov"])
+def test_sgd_updates_parameters_with_late_gradients_like_torchs_without_fused_kernels(further, with_closure):
+    twins = [[nn.Parameter(torch.linspace(-1, 1, 5, dtype=torch.float64)) for _ in range(3)] for _ in range(2)]
+    optimizers = [
+        SGD(initial_lr=0.1, momentum=0.9, **further)(twins[0]),
+        torch.optim.SGD(twins[1], lr=0.1, momentum=0.9, **further),
+    ]
+    for step in range(6):
+        for params, optimizer in zip(twins, optimizers, strict=True):
+
+            def closure(params=params, optimizer=optimizer, step=step):
+                optimizer.zero_grad()
+                loss = sum((param**2).sum() for index, param in enumerate(params) if step >= 2 * index)
+                loss.backward()
+                return loss
+
+            if with_closure:
+                assert optimizer.step(closure).item() > 0
+            else:
+                closure()
+                optimizer.step()
+            assert len(optimizer.state) == min(3, 1 + step // 2), "no state before the first gradient"
+    for one, other in zip(*twins, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-14, atol=0)
+
+
 # Every optimizer
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,7 +46,7 @@ class SGD(Optimizer):
 
     def __call__(self, params: Iterable[nn.Parameter]) -> torch.optim.SGD:
         """Build torch's SGD for these parameters."""
-        return fused(
+        optimizer = fused(
             torch.optim.SGD,
             params,
             lr=self.initial_lr,
@@ -53,6 +54,41 @@ class SGD(Optimizer):
             nesterov=self.nesterov,
             weight_decay=self.weight_decay,
         )
+        optimizer.register_step_pre_hook(_with_late_buffers)
+        return optimizer
+
+
+def _with_late_buffers(
+    optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Add the momentum buffers that are missing in a step, which gets its gradients from a closure or has them."""
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    if closure is None:
+        _add_late_buffers(optimizer)
+        return None
+
+    def with_buffers() -> Any:
+        loss = closure()
+        _add_late_buffers(optimizer)
+        return loss
+
+    return (optimizer, with_buffers), {}
+
+
+def _add_late_buffers(optimizer: torch.optim.Optimizer) -> None:
+    """Add a momentum buffer of 0 to parameters that get their first gradient later than others of their group.
+
+    torch's fused kernel creates the buffers of either all parameters or none. Without dampening, it makes no difference
+    whether a buffer starts at 0 or as the first gradient.
+    """
+    for group in optimizer.param_groups:
+        if not group["momentum"] or group["dampening"]:
+            continue
+        updated = [param for param in group["params"] if param.grad is not None]
+        late = [param for param in updated if optimizer.state[param].get("momentum_buffer") is None]
+        if len(late) < len(updated):
+            for param in late:
+                optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param.grad)
 
 
 @dataclass(frozen=True, kw_only=True)
