@@ -225,3 +225,23 @@ def test_no_number_in_a_leaderboard_is_broken_on_a_phone(page: Page, objectives:
         return [cell.innerText, new Set([...range.getClientRects()].map(each => Math.round(each.top))).size]; })"""
     )
     assert not [text for text, count in lines if count > 1 and "warmup" not in text]
+
+
+def test_every_category_below_the_last_panel_of_a_row_has_its_label(page: Page):
+    choices = {
+        "model.init": ("a", "b"),
+        "model.activation": ("relu", "tanh"),
+        "model.norm": ("constant", "one_cycle", "exponential", "warmup_stable_decay"),
+    }
+    trials = [
+        recorded(each, params={name: names[each % len(names)] for name, names in choices.items()}) for each in range(8)
+    ]
+    record = study_of(trials)
+    figures = [figure for figure in draw(record) if figure.name in ("isolation", "slices")]
+    page.set_content(render([Chapter(record, {}, "", {}, {}, False, figures)]))
+    for figure in figures:
+        assert list((figure.panels[2].x_ticks or {}).values()) == sorted(choices["model.norm"])
+        labels = page.locator(f'[data-plot="{figure.name}"] .x3tick text')
+        expect(labels).to_have_count(4)
+        for index in range(4):
+            expect(labels.nth(index)).to_be_visible()

@@ -167,7 +167,8 @@ def _axis(
     if limits is not None:
         axis["range"] = [math.log10(limit) for limit in limits] if log else list(limits)
     if ticks is not None:
-        axis |= {"tickvals": list(ticks), "ticktext": [_escaped(text) for text in ticks.values()]}
+        texts = [_escaped(text) for text in ticks.values()]
+        axis |= {"tickvals": list(ticks), "ticktext": texts, "ticklabeloverflow": "allow"}
     places = limits or [value for value in values if not math.isnan(value)]
     if is_counted and not log and ticks is None and places and max(places) - min(places) <= MOST_TICKS:
         axis["dtick"] = 1  # no halves of an epoch
