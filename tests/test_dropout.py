@@ -180,6 +180,25 @@ def test_dropout_that_is_computed_again_in_backward_is_the_same_in_both_passes(r
     torch.testing.assert_close(gradient, outputs / inputs)
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_compiled_network_drops_what_it_drops_without_compilation(backend: str):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 9), nn.Dropout(0.3), nn.ReLU(), nn.AlphaDropout(0.2)).double()
+    compiled, inputs = torch.compile(network, backend=backend), torch.rand(8, 5, dtype=torch.float64)
+    seen = []
+    for seed, step in [(5, 0), (5, 1), (6, 1)]:
+        passes = []
+        for each in (network, compiled):
+            network.zero_grad()
+            with by_seed(seed, step):
+                outputs = each(inputs)
+                outputs.square().sum().backward()
+            passes.append([outputs.detach(), *(parameter.grad for parameter in network.parameters())])
+        torch.testing.assert_close(passes[1], passes[0], rtol=1e-12, atol=1e-12)
+        seen.append(passes[0][0])
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(seen, 2))
+
+
 class Failing(pl.Callback):
     """Raises an error within the third step."""
 

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from tuner.config.trial import TrialConfig
 from tuner.errors import BadInputError
 from tuner.protocol import Assignment, Decision, EpochReport, Slot, StepReport, TrainingGroup, TrialResult
 from tuner.runner.group_size import GroupSize, alike, group_size
+from tuner.training.build import build_classifiers
 from tuner.training.results import MODEL_FILE, RESULT_FILE, read_result
 from tuner.training.run import run
 
@@ -56,6 +57,16 @@ class Net(torch.nn.Linear):
         logits = super().forward(images.flatten(1))
         return logits * 2 if logits.sum() > 0 else logits
 """
+
+
+class Noted(torch.nn.Linear):
+    """Keeps the seeds with which networks of this class are initialized."""
+
+    seeds: ClassVar[list[int]] = []
+
+    def __init__(self) -> None:
+        self.seeds.append(torch.initial_seed())
+        super().__init__(784, 10)
 
 
 class Answers:
@@ -141,6 +152,18 @@ def test_each_trial_of_a_group_has_the_same_reports_and_files_as_alone(tmp_path:
             assert (mine.epoch, mine.lr_rose, mine.step) == (theirs.epoch, theirs.lr_rose, theirs.step)
             assert mine.value == pytest.approx(theirs.value, rel=1e-10)
         assert channel.steps[number][0] == answers.steps[number][0]
+
+
+def test_trials_of_one_seed_share_a_network_that_is_initialized_once():
+    seeds = [5, 6, 5, 7, 6, 5]
+    values = {**VALUES, "model": {"name": "tests.test_fusing:Noted"}}
+    configs = [TrialConfig.from_values({**values, "seed": seed}) for seed in seeds]
+    Noted.seeds.clear()
+    networks = [classifier.model for classifier in build_classifiers(configs)]
+    assert Noted.seeds == [5, 6, 7]
+    assert [networks.index(network) for network in networks] == [seeds.index(seed) for seed in seeds]
+    torch.manual_seed(7)
+    assert torch.equal(networks[3].weight, torch.nn.Linear(784, 10).weight)
 
 
 def test_a_group_that_is_not_due_for_checkpoints_is_saved_only_when_it_is_stopped(tmp_path: Path, alone: Any):

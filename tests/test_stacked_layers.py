@@ -94,6 +94,24 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         rows=nn.BatchNorm1d(3, affine=False),
         last=nn.BatchNorm1d(3, track_running_stats=False),
     ),
+    "synchronized batch norm": lambda: Example(
+        lambda layers, images: layers["norm"](layers["conv"](images)),
+        conv=nn.Conv2d(4, 3, 3),
+        norm=nn.SyncBatchNorm(3),
+    ),
+    "instance norm": lambda: Example(
+        lambda layers, images: layers["last"](layers["norm"](layers["conv"](layers["first"](images))).flatten(2)),
+        first=nn.InstanceNorm2d(4),
+        conv=nn.Conv2d(4, 3, 3),
+        norm=nn.InstanceNorm2d(3, affine=True, track_running_stats=True),
+        last=nn.InstanceNorm1d(3, affine=True),
+    ),
+    "transposed": lambda: Example(
+        lambda layers, images: layers["rows"](layers["second"](layers["first"](images)).mean(3)),
+        first=nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1),
+        second=nn.ConvTranspose2d(6, 4, 3, dilation=2, groups=2, bias=False),
+        rows=nn.ConvTranspose1d(4, 2, 3),
+    ),
     "in place": lambda: Example(
         lambda layers, images: layers["all"](images),
         all=nn.Sequential(
