@@ -438,7 +438,6 @@ def test_an_iterator_that_a_network_keeps_counts_as_changed():
     assert changed(attributes(network, buffers=False), attributes(network, buffers=False)) == "kept"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in (*CASES, *REFUSED) if case not in QUICK])
 def test_every_recorded_training_gives_the_bits_of_the_plain_one(folder: Path, case: str):
     others = tuple(each for each in (*CASES, *REFUSED) if each not in QUICK)

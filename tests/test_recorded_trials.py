@@ -119,6 +119,5 @@ def test_a_single_trial_is_trained_in_a_plain_trainer_where_a_group_is_unwanted_
         assert recording.may_be_recorded(assignment, "cuda") is expected
 
 
-@pytest.mark.slow
 def test_single_trials_end_as_they_do_alone_whether_their_steps_can_be_recorded_or_not(tmp_path: Path):
     interpreted(tmp_path, 'check("adam", "plateau", "nadam"); t.check_failures()')

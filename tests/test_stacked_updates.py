@@ -112,7 +112,7 @@ def updated(dtype: torch.dtype, device: str = "cpu") -> dict[str, Any]:
     return {"weights": tensors, "state": optimizer.state_dict(), "lrs": lrs, "launched": launched}
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_the_kernels_update_as_the_optimizers_of_torch_do(dtype: torch.dtype, tmp_path: Path):
     pytest.importorskip("triton")
     expected = updated(dtype)
