@@ -86,6 +86,11 @@ def test_a_mistyped_word_is_refused_with_the_one_that_is_meant(arguments: list[s
     assert message in call(*arguments, expect=2)
 
 
+def test_a_width_of_zero_is_unknown_and_hides_nothing(short: StudyFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "0")
+    assert "short" in short.command(lambda arguments: list_studies(arguments[:2]))
+
+
 @pytest.mark.parametrize(("name", "old"), [("preview", "--out"), ("export", "--to"), ("league", "--to")])
 def test_an_earlier_name_of_an_option_is_understood_and_not_shown(name: str, old: str):
     parser = importlib.import_module(f"tuner.{name}").parser()

@@ -219,7 +219,8 @@ def test_an_existing_folder_is_not_overwritten(short: StudyFolder, tmp_path: Pat
     assert "already exists" in short.command(export, "short", "--to", str(tmp_path), expect=2)
     assert list(tmp_path.iterdir()) == []
     missing = tmp_path / "no" / "such" / "folder"
-    assert "cannot be written" in short.command(export, "short", "--to", str(missing), expect=2)
+    for folder in (missing, tmp_path / ("x" * 300)):
+        assert "cannot be written" in short.command(export, "short", "--to", str(folder), expect=2)
 
 
 def test_an_error_of_the_stores_is_not_blamed_on_the_folder(short: StudyFolder, tmp_path: Path):

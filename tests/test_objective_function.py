@@ -41,8 +41,10 @@ DOCS = Path(__file__).parent.parent / "docs"
 API_PAGE, FILE_PAGE = DOCS / "api-tuner.md", DOCS / "study-file.md"
 
 OWN = """\
+import contextlib
 import os
 import random
+import threading
 import time
 from pathlib import Path
 
@@ -60,6 +62,21 @@ def bowl(trial, center=0.25):
     if not (trial.folder / "latest").is_symlink():
         (trial.folder / "latest").symlink_to("nowhere")  # it has no content that could be stored
     return value
+
+
+def threads(trial):
+    def report(first):
+        for step in range(first, 200, 20):
+            with contextlib.suppress(ValueError):  # another thread has reported a later step
+                trial.report(1.0, step)
+
+    running = [threading.Thread(target=report, args=(first,)) for first in range(20)]
+    for each in running:
+        each.start()
+    for each in running:
+        each.join()
+    trial.params["x"] = 99
+    return trial["x"]
 
 
 def fails(trial):
@@ -224,6 +241,15 @@ def test_options_of_trainings_are_refused(bowl: StudyFolder):
     fused = bowl.call("--fuse", "2", study="bowl.yaml", expect=2)
     assert "--fuse: these trials are trained one by one: an objective function is called for one trial" in fused
     assert "no errors found: the function is not called before" in bowl.call("--dry-run", study="bowl.yaml")
+
+
+def test_threads_report_one_after_the_other_and_values_cannot_be_changed(folder: StudyFolder):
+    written(folder, "threads", 2)
+    output = folder.run("--per-device", "1", study="threads.yaml")
+    assert "2 complete" in output
+    assert "is called again" not in output
+    values = folder.optuna("select value, param_value from trial_values join trial_params using (trial_id)")
+    assert all(value == pytest.approx(param) for value, param in values)
 
 
 def test_fresh_seeds_confirm_the_best(folder: StudyFolder):

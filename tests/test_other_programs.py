@@ -56,6 +56,15 @@ def test_known_results_that_another_program_adds_count_and_get_into_mlflow(folde
     assert folder.mlflow("select value from tags where key = 'tuner.best_trial'") == [("1",)]
 
 
+def test_a_direction_that_another_program_has_changed_is_an_error(folder: StudyFolder):
+    folder.call("--trials", "1", study=IRIS)
+    with sqlite3.connect(folder.path / "optuna.db") as database:
+        database.execute("update study_directions set direction = 'MINIMIZE'")
+    database.close()
+    output = folder.call("--trials", "2", study=IRIS, expect=2)
+    assert 'another program has set the direction of study "iris" to minimize' in output
+
+
 def test_a_trial_of_another_search_space_is_named(folder: StudyFolder):
     folder.call("--trials", "1", study=IRIS)
     opened(folder.path).add_trial(

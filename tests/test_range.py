@@ -16,7 +16,9 @@ from tuner.config.loader import load_study
 from tuner.config.search_space import Range
 from tuner.config.yaml_edit import with_searched
 from tuner.direction import Direction
+from tuner.errors import BadInputError
 from tuner.followup.lr_range import plan_range
+from tuner.followup.range_report import edited, write_file
 from tuner.protocol import Slot
 from tuner.range import main
 from tuner.visualization.lr_range import of_range
@@ -63,6 +65,26 @@ def test_the_range_is_suggested_drawn_and_written_into_the_file(in_a_folder: Pat
         f"  optimizer.initial_lr: {{low: {low}, high: {high}, log: true}}"
     ]
     assert len(after) == len(before)
+
+
+def test_lrs_at_the_limits_of_numbers_are_evenly_spaced():
+    plan = plan_range("tiny.yaml", [], 1e-300, 1e300, 3, 1, 100.0, "off", [Slot(0, (), 1)])
+    assert plan.lrs(1) == [1e-300, 1.0, 1e300]
+
+
+def test_the_file_keeps_its_line_ends_and_permissions(in_a_folder: Path):
+    file = in_a_folder / "tiny.yaml"
+    file.write_bytes(TINY.read_bytes().replace(b"\n", b"\r\n"))
+    file.chmod(0o600)
+    lines = len(file.read_bytes().splitlines())
+    write_file(str(file), edited(str(file), "{low: 1, high: 2}"))
+    changed = file.read_bytes()
+    assert b"  optimizer.initial_lr: {low: 1, high: 2}\r\n" in changed
+    assert changed.count(b"\r\n") == changed.count(b"\n") == lines
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.write_bytes(changed.replace(b"\r\n", b"\n", 1))
+    with pytest.raises(BadInputError, match="some of its lines end with CRLF"):
+        edited(str(file), "{low: 1, high: 3}")
 
 
 def test_trainings_in_one_fused_group_find_what_they_find_one_by_one():

@@ -217,6 +217,26 @@ def test_data_without_a_test_are_reported(write: Write, tmp_path: Path, monkeypa
     assert rehearsed(write(), tmp_path)[1] == []
 
 
+def test_a_digest_that_is_not_text_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch):
+    class Numbered(toys.ToyData):
+        def digest(self) -> Any:
+            return 5
+
+    with pytest.raises(BadInputError, match=r"digest\(\) must return text, but it returns 5"):
+        load_study(write(data=add(monkeypatch, "Numbered", Numbered))).measure_data()
+
+
+def test_validation_labels_that_the_loss_leaves_out_are_refused(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Ignored(toys.ToyData):
+        def val_dataloader(self) -> Any:
+            return DataLoader(TensorDataset(torch.zeros(8, 8), torch.full((8,), -100)), 8)
+
+    with pytest.raises(BadInputError, match="class indices from 0, but the validation data have -100"):
+        rehearsed(write(data=add(monkeypatch, "Ignored", Ignored)), tmp_path)
+
+
 def test_a_module_without_the_methods_of_a_test_or_a_registered_network_is_reported(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

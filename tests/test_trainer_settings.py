@@ -131,6 +131,8 @@ EARLY = "{name: early_stopping, monitor: val/loss, patience: 1, min_delta: 10}"
         ("{max_epochs: 4, callbacks: [{name: early_stopping, monitor: val/los}]}", [
             "callbacks[0].monitor: monitor must be train/acc, train/loss, val/acc or val/loss, but got "
             "monitor='val/los'. <near> val/loss?"]),
+        ("{max_epochs: 4, callbacks: [{name: early_stopping, monitor: val/loss, patience: -1}]}", [
+            "callbacks[0]: patience must be at least 0 (got -1)."]),
         ("{max_epochs: 4, callbacks: [{name: early_stopping, monitor: val/acc}]}", [
             "callbacks[0]: val/acc is better when it rises: write mode: max."]),
         ("{max_epochs: 4, callbacks: [{name: 'limits:Limit', limit: 0}]}", [

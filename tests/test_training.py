@@ -294,6 +294,8 @@ def test_auto_precision_is_full_where_the_processor_has_no_bf16():
     expected = "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"
     assert resolve_precision("auto", "cpu") == expected
     assert resolve_precision("64-true", "cpu") == "64-true"
+    with pytest.raises(ValueError, match='"16-mixed" needs a GPU'):  # Lightning would train in bf16-mixed
+        resolve_precision("16-mixed", "cpu")
 
 
 def test_the_best_epoch_gives_value_and_weights_and_survives_an_interruption(tmp_path: Path):

@@ -56,7 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def script() -> NoReturn:
     """Run the command that the script ``lr-tuner`` was called with, and exit; it finds modules as python -m does."""
     if not sys.flags.safe_path:
-        sys.path.insert(0, str(Path.cwd()))
+        try:
+            sys.path.insert(0, str(Path.cwd()))
+        except FileNotFoundError:
+            sys.exit("the working folder was deleted; change to another one")
     leave(main())
 
 

@@ -130,6 +130,9 @@ def command(run: Callable[[], int], options: argparse.Namespace | ExecutionOptio
     """
     at_once = exit_at_once if continues else functools.partial(exit_at_once, text=INTERRUPTED)
     open_missing_streams()
+    for size in ("COLUMNS", "LINES"):
+        if os.environ.get(size) == "0":  # unknown, as in the standard library; rich would print nothing
+            del os.environ[size]
     with contextlib.ExitStack() as stack:
         stack.enter_context(lenient_streams())
         stack.enter_context(on_interrupt(at_once))  # before and after the trials it is safe to exit at once

@@ -1,14 +1,18 @@
 """Atomic writing of files, and detection of network file systems."""
 
+import contextlib
 import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["DiskFullError", "network_file_system", "write_atomically", "write_json"]
+from tuner.errors import BadInputError
+
+__all__ = ["DiskFullError", "network_file_system", "write_atomically", "write_json", "write_output"]
 
 MOUNTS = Path("/proc/self/mountinfo")
 NETWORK = re.compile(
@@ -24,7 +28,7 @@ class DiskFullError(Exception):
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file atomically: whole, or not at all.
+    """Write a file atomically: whole, or not at all. The permissions of an earlier file of its name are kept.
 
     Args:
         path: Final name; a file of that name is replaced.
@@ -40,6 +44,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -54,6 +60,29 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_output(path: Path, content: bytes, option: str = "") -> None:
+    """Write a file that the user has asked for: whole, or not at all, unless it is a pipe or a device.
+
+    Args:
+        path: The file, in an existing folder.
+        content: Its content.
+        option: The option that names it, for the message.
+
+    Raises:
+        BadInputError: If it cannot be written.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        if not path.parent.is_dir():  # `write_atomically` would create it
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        write_atomically(path.resolve(), lambda file: file.write(content))
+    except (OSError, DiskFullError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadInputError([f"{option}{path}: cannot be written ({reason})."]) from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,8 +1,10 @@
 """The trial that an objective function receives, and the exceptions that end the function early."""
 
+import copy
 import math
 import numbers
 import operator
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,15 +44,14 @@ class Trial:
 
     Attributes:
         number: Its number in the study.
-        params: Its searched and fixed values, by name. A choice of ``one_of`` is
-            ``{"name": ..., argument: value}``.
         seed: Its seed. The generators of `random`, NumPy and torch are seeded with it.
         device: "cuda" if it has GPUs (it sees no others), else "cpu".
     """
 
     def __init__(self, assignment: Assignment, channel: Channel, device: str, folder: Path) -> None:
         self.number, self.seed, self.device = assignment.number, assignment.call.seed, device
-        self.params: dict[str, Any] = dict(assignment.call.params)
+        self._params = dict(assignment.call.params)
+        self._lock = threading.RLock()
         self.points: list[Point] = []
         self.value: float | None = None
         self.last_step = BEFORE
@@ -60,6 +61,14 @@ class Trial:
         self._sent = 0
         self._last_steps: dict[str, int] = {}
         self._is_to_be_pruned = False
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """A copy of its searched and fixed values, by name.
+
+        A choice of ``one_of`` is ``{"name": ..., argument: value}``.
+        """
+        return copy.deepcopy(self._params)
 
     @property
     def folder(self) -> Path:
@@ -77,15 +86,18 @@ class Trial:
         Raises:
             KeyError: If there is no such value.
         """
-        if name not in self.params:
-            raise KeyError(f"the trial has no value {name!r}; it has {', '.join(sorted(self.params)) or 'none'}")
-        return self.params[name]
+        params = self.params
+        if name not in params:
+            raise KeyError(f"the trial has no value {name!r}; it has {', '.join(sorted(params)) or 'none'}")
+        return params[name]
 
     def __repr__(self) -> str:
         return f"Trial({self.number}, {self.params})"
 
     def report(self, value: Any, step: int) -> None:
         """Report an intermediate value of the (first) objective, for the pruner, the charts and MLflow.
+
+        Threads may call it, one after the other.
 
         If it is not finite, the function ends here, and the trial has diverged. If the study was asked to end, the
         function ends here as well, and is called again when the study continues.
@@ -99,15 +111,16 @@ class Trial:
             ValueError: If the step is negative, above 2**31 - 2, or not above the previous one.
         """
         number, metric = number_of(value, "report"), self._metrics[0]
-        at = self._step(step, "report", self.last_step)
-        if not math.isfinite(number):
-            raise DivergedError(f"{metric} was not finite at step {at}")
-        self.value, self.last_step = number, at
-        self.reports += 1
-        self.points.append((metric, at, number))
-        points, self._sent = self.points[self._sent :], len(self.points)
-        report = EpochReport(at, number, points, lr_rose=False, step=StepReport(at, 0, 0, math.nan))
-        decision = self._channel.report({self.number: report})[self.number]
+        with self._lock:
+            at = self._step(step, "report", self.last_step)
+            if not math.isfinite(number):
+                raise DivergedError(f"{metric} was not finite at step {at}")
+            self.value, self.last_step = number, at
+            self.reports += 1
+            self.points.append((metric, at, number))
+            points, self._sent = self.points[self._sent :], len(self.points)
+            report = EpochReport(at, number, points, lr_rose=False, step=StepReport(at, 0, 0, math.nan))
+            decision = self._channel.report({self.number: report})[self.number]
         if decision == "stop":
             raise InterruptedTrialError
         self._is_to_be_pruned = decision == "prune"
@@ -131,10 +144,11 @@ class Trial:
             metric = str(name)
             if metric in self._metrics:
                 raise ValueError(f"log: {metric} is an objective: report it, or return it")
-            last = self._last_steps.get(metric, BEFORE)
-            at = self._step(max(self.last_step, 0) if step is None else step, f"log: {metric}", last)
-            self.points.append((metric, at, number_of(value, f"log: {metric}")))
-            self._last_steps[metric] = at
+            with self._lock:
+                last = self._last_steps.get(metric, BEFORE)
+                at = self._step(max(self.last_step, 0) if step is None else step, f"log: {metric}", last)
+                self.points.append((metric, at, number_of(value, f"log: {metric}")))
+                self._last_steps[metric] = at
 
     @staticmethod
     def _step(step: Any, place: str, last: int) -> int:

@@ -79,7 +79,7 @@ class Constraint:
             return bool(SimpleEval(operators=OPERATORS, functions=FUNCTIONS, names=known).eval(self.text, tree))
         except Exception as error:  # an operator fails for the types or sizes of the values
             given = ", ".join(f"{names[name]}={value!r}" for name, value in known.items())
-            raise ValueError(f"cannot be evaluated with {given}: {error}") from error
+            raise ValueError(f"cannot be evaluated{' with ' if given else ''}{given}: {error}") from error
 
 
 class RandomSuggester:

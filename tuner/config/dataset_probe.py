@@ -18,6 +18,7 @@ from tuner.config.component import Component
 from tuner.config.lengths import Length
 from tuner.config.user_code import contained
 from tuner.errors import BadInputError, place_of, reason_of
+from tuner.text import shown
 
 __all__ = ["DatasetInfo", "DatasetProbe", "limited"]
 
@@ -62,6 +63,8 @@ class DatasetProbe:
                 if batches == 0:
                     raise ValueError("there is not a single training batch")
                 digest = data.digest() if hasattr(data, "digest") else ""
+                if not isinstance(digest, str):
+                    raise TypeError(f"digest() must return text, but it returns {shown(digest)}")
                 self._seen[key] = DatasetInfo(batches, digest, _count_images(data))
         return self._seen[key]
 

@@ -90,7 +90,7 @@ class TrainerChecker:
                 if isinstance(target, type) and issubclass(target, kind):
                     self._fault(node.path, f"a study cannot have {name}: {instead}.")
         if self._checker.metrics is not None:
-            for message in dict.fromkeys(_mode_faults(template)):
+            for message in dict.fromkeys(_early_stopping_faults(template)):
                 self._fault(node.path, message)
 
 
@@ -109,10 +109,12 @@ def _setting_faults(template: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield "max_time", f"{error}."
 
 
-def _mode_faults(template: Template) -> Iterator[str]:
-    """Yield a sentence for each early stopping that would take a rising accuracy for a worse one, or vice versa."""
+def _early_stopping_faults(template: Template) -> Iterator[str]:
+    """Yield a sentence for each early stopping whose patience or mode makes no sense."""
     for values in corners(template):
         if registry.resolve("callback", values["name"]) is not EarlyStopping:
             continue
+        if isinstance(patience := values.get("patience"), int | float) and patience < 0:
+            yield f"patience must be at least 0 (got {patience})."
         if fault := mode_fault(str(values.get("monitor")), values.get("mode", "min")):
             yield fault

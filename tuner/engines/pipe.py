@@ -7,6 +7,7 @@ that comes from there, and never blocks on it.
 import os
 import pickle
 import struct
+import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -27,7 +28,7 @@ class CorruptPipeError(Exception):
 
 
 class PipeChannel:
-    """The channel of a training process to the coordinator.
+    """The channel of a training process to the coordinator; several threads may use it.
 
     Args:
         pipe: The training process's end of the pipe; None on ranks other than 0, where no method may be called.
@@ -35,14 +36,16 @@ class PipeChannel:
 
     def __init__(self, pipe: "Connection[Any, Any] | None") -> None:
         self._pipe: Any = pipe
+        self._lock = threading.RLock()  # a message and its answer stay together
 
     def report(self, reports: Mapping[int, EpochReport]) -> Mapping[int, Decision]:
         """Report an epoch of each trial, and return the decisions."""
-        self._send("report", reports)
-        try:
-            decisions: Mapping[int, Decision] = self._pipe.recv()
-        except Exception as error:  # the coordinator has ended, or user code has read from the pipe
-            raise ChannelClosedError(f"no answer to a report: {error!r}") from error
+        with self._lock:
+            self._send("report", reports)
+            try:
+                decisions: Mapping[int, Decision] = self._pipe.recv()
+            except Exception as error:  # the coordinator has ended, or user code has read from the pipe
+                raise ChannelClosedError(f"no answer to a report: {error!r}") from error
         return decisions
 
     def progress(self, number: int, report: StepReport) -> None:
@@ -66,8 +69,9 @@ class PipeChannel:
         content = pickle.dumps(message)
         left = memoryview(HEADER.pack(MARK, len(content), zlib.crc32(content)) + content)
         try:
-            while left:
-                left = left[os.write(self._pipe.fileno(), left) :]
+            with self._lock:
+                while left:
+                    left = left[os.write(self._pipe.fileno(), left) :]
         except OSError as error:
             raise ChannelClosedError(f"a message cannot be sent: {error!r}") from error
 

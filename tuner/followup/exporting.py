@@ -48,7 +48,11 @@ def export(
         verb = "was" if len(held) == 1 else "were"
         raise BadInputError([f"{study}: {join_names(held)} {verb} sent to the training processes by value: {reason}."])
     to = output or Path(f"{past.config.name}-{trial.number}")
-    if to.exists():
+    try:
+        is_there = to.exists()
+    except OSError as error:  # such as a name that is too long
+        raise BadInputError([f"--output: {to}: cannot be written ({error.strerror})."]) from error
+    if is_there:
         raise BadInputError([f"--output: {to} already exists; name another folder."])
     rates = MlflowStudy(uri, past.identifier).points(trial.number).get("lr", ())
     with contextlib.ExitStack() as stack:

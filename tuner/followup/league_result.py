@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tuner.analysis.comparison import Comparison
 from tuner.analysis.record import CONSTANT
 from tuner.analysis.standings import Member, Standings, default_target, default_tolerance
-from tuner.errors import BadInputError
+from tuner.files import write_output
 from tuner.followup.league_search import Choice, LeagueSearch
 from tuner.storage.attributes import CONFIGURATION, SEED
 from tuner.text import pluralize
@@ -122,9 +122,6 @@ def write(folder: Path, name: str, files: Mapping[str, bytes]) -> list[Path]:
         BadInputError: If the folder cannot be written.
     """
     paths = [folder / f"{name}{ending}" for ending in files]
-    try:
-        for path, content in zip(paths, files.values(), strict=True):
-            path.write_bytes(content)
-    except OSError as error:
-        raise BadInputError([f"--output: {folder}: cannot be written ({error.strerror})."]) from error
+    for path, content in zip(paths, files.values(), strict=True):
+        write_output(path, content, "--output: ")
     return paths

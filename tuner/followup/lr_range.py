@@ -91,8 +91,8 @@ class RangePlan:
             together: Number of runs in all slots at a time.
         """
         count = self.count or min(MOST_LRS, max(USUAL_LRS, together // len(self.seeds) - 1))
-        ratio = math.log(self.high / self.low)
-        return [float(f"{self.low * math.exp(ratio * index / (count - 1)):.3g}") for index in range(count)]
+        low, high = math.log(self.low), math.log(self.high)
+        return [float(f"{math.exp(low + (high - low) * index / (count - 1)):.3g}") for index in range(count)]
 
 
 def plan_range(

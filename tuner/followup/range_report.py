@@ -9,7 +9,7 @@ from tuner.analysis.lr_range import LrRange
 from tuner.config.yaml_edit import with_searched
 from tuner.console import print_line
 from tuner.errors import BadInputError
-from tuner.files import DiskFullError, write_atomically
+from tuner.files import write_output
 from tuner.followup.lr_range import RangePlan
 from tuner.runner.summary import print_table
 from tuner.text import format_metric, format_value, pluralize
@@ -64,10 +64,7 @@ def write_picture(console: Console, found: LrRange, plan: RangePlan, path: Path)
         BadInputError: If it cannot be written.
     """
     picture = png(of_range(found, f"{plan.config.name}: {found.metric} after {plan.steps} steps at a constant lr"))
-    try:
-        path.write_bytes(picture)
-    except OSError as error:
-        raise BadInputError([f"--output: {path}: cannot be written ({error.strerror})."]) from error
+    write_output(path, picture, "--output: ")
     print_line(console, f"drawn in {escape(str(path))}")
 
 
@@ -77,8 +74,13 @@ def edited(file: str, value: str) -> str:
     Raises:
         BadInputError: If it cannot be changed without touching more than the value.
     """
+    text = Path(file).read_bytes().decode()
+    lines = text.replace("\r\n", "\n")
     try:
-        return with_searched(Path(file).read_text(encoding="utf-8"), PATH, value)
+        if text not in (lines, lines.replace("\n", "\r\n")):
+            raise ValueError("some of its lines end with CRLF, others do not")
+        changed = with_searched(lines, PATH, value)
+        return changed if text == lines else changed.replace("\n", "\r\n")
     except ValueError as error:
         raise BadInputError([f"--write: {file}: {error}; edit the file yourself."]) from error
 
@@ -89,7 +91,4 @@ def write_file(file: str, text: str) -> None:
     Raises:
         BadInputError: If it cannot be written.
     """
-    try:
-        write_atomically(Path(file).resolve(), lambda opened: opened.write(text.encode()))
-    except (OSError, DiskFullError) as error:
-        raise BadInputError([f"--write: {file}: cannot be written ({error})."]) from error
+    write_output(Path(file), text.encode(), "--write: ")

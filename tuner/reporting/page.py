@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.errors import BadInputError
+from tuner.files import write_output
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -110,10 +110,7 @@ def write_report(names: Sequence[str], storage: str, uri: str, path: Path) -> No
             tracked = MlflowStudy(uri, identifier_of(study))
             record = with_fresh_seeds(record_of(study, tracked.curves), study)
             chapters.append(Chapter.of(record, tracked, draw(record), comparisons(study)))
-    try:
-        path.write_text(render(chapters), encoding="utf-8")
-    except OSError as error:
-        raise BadInputError([f"{path}: cannot be written ({error.strerror})."]) from error
+    write_output(path, render(chapters).encode())
 
 
 @functools.cache

@@ -127,12 +127,16 @@ def _check_identity(
     except KeyError:
         return 0
     attributes, trials = storage.get_study_user_attrs(study), count_trials(storage, study)
+    directions = [optuna.study.StudyDirection[objective.direction.name] for objective in config.objectives]
     if IDENTITY in attributes:
         _compare(attributes[IDENTITY], identity, config)
+        if (stored := storage.get_study_directions(study)) != directions:
+            was = " and ".join(each.name.lower() for each in stored)
+            text = f'another program has set the direction of study "{config.name}" to {was}'
+            raise BadInputError([f"{without_password(url)}: {text}, so its trials cannot be ranked as before."])
         return trials
     # A study without trials may come from a run that was killed just after it had created it.
     is_new = not trials and not attributes.keys() & {IDENTIFIER, TEST, VALIDATION_IMAGES}
-    directions = [optuna.study.StudyDirection[objective.direction.name] for objective in config.objectives]
     if not is_new or storage.get_study_directions(study) != directions:
         raise BadInputError(
             [

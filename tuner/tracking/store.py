@@ -276,7 +276,13 @@ def open_client(uri: str) -> MlflowClient:
             for leftover in file.parent.glob(f"{file.name}.*.tmp*"):  # the file and its journal
                 leftover.unlink()
             suffix = f".{secrets.token_hex(8)}.tmp"
-            MlflowClient(tracking_uri=f"{uri}{suffix}").search_experiments(max_results=1)
+            try:
+                MlflowClient(tracking_uri=f"{uri}{suffix}").search_experiments(max_results=1)
+            except BaseException:  # such as a full disk
+                _close_connections(f"{uri}{suffix}")
+                for leftover in file.parent.glob(f"{file.name}{suffix}*"):
+                    leftover.unlink()
+                raise
             for each in (f"{uri}{suffix}", uri):  # they may be connected to an earlier file of this name
                 _close_connections(each)
             file.with_name(f"{file.name}{suffix}").replace(file)

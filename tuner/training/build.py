@@ -179,7 +179,13 @@ def trainer_arguments(config: TrainerConfig, device: str) -> dict[str, Any]:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """Return the precision that "auto" means on a device: bf16-mixed if the hardware supports it, else 32-true."""
+    """Return the precision that "auto" means on a device: bf16-mixed if the hardware supports it, else 32-true.
+
+    Raises:
+        ValueError: If the device lacks the precision; Lightning would take another one.
+    """
+    if precision == "16-mixed" and device != "cuda":
+        raise ValueError('precision "16-mixed" needs a GPU: use "bf16-mixed"')
     if precision != "auto":
         return precision
     if device == "cuda":

@@ -53,8 +53,16 @@ class StepCheck(pl.Callback):
     def on_validation_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Check the numbers of the batch."""
+        """Check the numbers and the labels of the batch.
+
+        Raises:
+            ValueError: If a class is below 0: torch's cross entropy leaves out -100, but no metric does.
+        """
         self._check_numbers_of(batch)
+        if type(module) is Classifier and module.task == "classification":
+            _, labels = _pair(batch, module.task)
+            if labels.numel() and (low := int(labels.min())) < 0:
+                raise ValueError(f"labels must be class indices from 0, but the validation data have {low}")
 
     def _check_numbers_of(self, batch: Any) -> None:
         parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]
