@@ -9,10 +9,13 @@ unknown resolution.
 
 The winner is chosen by the same seeds that judge it, which would bias its probabilities. They are therefore corrected
 for that choice (Bonferroni): each of k configurations may be beaten by k - 1 others, and the p value is multiplied by
-that number, so the probability is a lower bound. As in Hsu's multiple comparisons with the best, one that is as good as
-any is called worse than the winner in at most one table in twenty. (Choosing by one half of the seeds and judging by
-the other would be equally valid, but needs twice as many runs.) The interval of the winner is also given at the
-confidence at which all k intervals hold at once.
+that number, so the probability is a lower bound. As in Hsu's multiple comparisons with the best, this holds for each
+configuration, such as the one that is really the best: if it is as good as any, it is called worse than the winner in
+at most one table in twenty. It does not hold for all at once: if all are equal, some configuration is called worse in a
+tenth (k = 2) to a fifth (k = 7) of the tables. A correction for all pairs would prevent that, but halve the share of
+real differences that seven configurations with ten seeds show (benchmarks/equal_configurations.py). (Choosing by one
+half of the seeds and judging by the other would be equally valid, but needs twice as many runs.) The interval of the
+winner is also given at the confidence at which all k intervals hold at once.
 """
 
 import csv
@@ -332,8 +335,11 @@ class Comparison:
         count = len(self.ranking)
         if all(row["probability that the winner is better"] is None for row in self.rows()):
             return ""
-        allows = f"A probability allows for the winner having been picked as the best of {count} by the same seeds"
-        return f"{allows}, and is a lower bound. Not separated from the winner: below {CONFIDENCE:.0%}."
+        return (
+            f"The same seeds picked the winner as the best of {count}. The probabilities are lower bounds: a given "
+            "configuration that is as good as any is called worse in at most one such table in twenty. Not separated "
+            f"from the winner: below {CONFIDENCE:.0%}."
+        )
 
     def markdown(self) -> str:
         """Return the table of the configurations in Markdown."""
