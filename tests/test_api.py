@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import math
+import multiprocessing
 import os
 import re
 import subprocess
@@ -365,6 +366,14 @@ def test_a_study_that_was_never_run_cannot_be_loaded(tmp_path: Path, monkeypatch
         Study.load(5)  # type: ignore[arg-type]
     with pytest.raises(BadInputError, match=r"must be a mapping from dotted paths to values \(got null\)"):
         defined().enqueue(None)  # type: ignore[arg-type]
+
+
+def test_a_daemonic_process_cannot_run_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    with pytest.raises(BadInputError, match=r"a worker of multiprocessing\.Pool, may not start the processes"):
+        defined().run(trials=1, devices="cpu", quiet=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def kernel_with_imports(command: list[str], *, cwd: str, env: dict[str, str], **options: Any) -> Command:

@@ -229,7 +229,13 @@ def ensure_server() -> None:
 
     The signals that end a study are for the coordinator, which stops the other processes cleanly. They are blocked
     while the server starts; from then on the server ignores them.
+
+    Raises:
+        BadInputError: If this process may not start others.
     """
+    if multiprocessing.current_process().daemon:
+        which = "a daemonic process, such as a worker of multiprocessing.Pool"
+        raise BadInputError([f"{which}, may not start the processes of a study; run it in another process."])
     forkserver.set_forkserver_preload(["tuner.engines.preload"])
     resource_tracker.ensure_running()  # outside of the block, because it unblocks the signals when it starts
     tunables = os.environ.get("GLIBC_TUNABLES")
