@@ -54,7 +54,8 @@ def look_at(model: nn.Module, inputs: Tensor, dropout: DropoutBySeed) -> Finding
     alone = copy.deepcopy(model, dict(rows))
     before, buffers = attributes(alone, buffers=False), dict(alone.named_buffers())
     uses = AutocastUses(alone.named_parameters())
-    with draws(stacks[0].device) as drawn, torch.no_grad(), dropout, uses:
+    device = stacks[0].device if stacks else torch.device("cpu")
+    with draws(device) as drawn, torch.no_grad(), dropout, uses:
         alone(inputs)
     if shared := [name for name in drawn if name != TORCH]:  # vmap refuses what draws from torch
         raise CannotFuseError(f"the networks draw random numbers from {' and '.join(shared)} in their forward pass")
