@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -154,6 +155,29 @@ def test_a_signal_while_the_stores_are_made_ends_the_study_in_order_and_leaves_n
     assert folder.optuna("select count(*) from trials") == [(0,)]
     assert folder.mlflow("select status from runs") == [("KILLED",)]
     assert [path.name for path in folder.path.glob("mlflow.db*")] == ["mlflow.db"]
+
+
+def test_the_next_command_removes_the_temporary_folder_of_a_killed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = StudyFolder(tmp_path, is_new=True)
+    study = ("--per-device", "1", "--set", "trial.trainer.max_epochs=20000")
+    with tempfile.TemporaryDirectory(dir="/tmp") as temporary:  # in a folder with a long path, it would not be used
+        monkeypatch.setenv("TMPDIR", temporary)
+
+        def folders() -> list[Path]:
+            return list(Path(temporary).glob("tuner-*/owned"))
+
+        killed = folder.start(*study, study=IRIS)
+        folder.wait_for(folders, killed)
+        other = folder.start(*study, "--set", "name=other", study=IRIS)
+        folder.wait_for(lambda: len(folders()) == 2, other)
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.communicate(timeout=240)
+        third = folder.start("--trials", "1", "--set", "name=third", study=IRIS)
+        assert third.communicate(timeout=240)[0].count("complete") >= 1
+        assert len(folders()) == 1, "that of the running study"
+        os.killpg(other.pid, signal.SIGTERM)
+        other.communicate(timeout=240)
+        assert not list(Path(temporary).glob("tuner-*"))
 
 
 def reviews_of(pid: int) -> list[int]:

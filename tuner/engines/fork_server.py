@@ -5,6 +5,7 @@ with the coordinator.
 """
 
 import contextlib
+import fcntl
 import functools
 import importlib
 import multiprocessing
@@ -39,6 +40,7 @@ __all__ = [
 Result = TypeVar("Result")
 
 PARENT = "TUNER_SERVER_PARENT"  # environment variable that holds the id of the process with which the server dies
+OWNED = "owned"  # the file that a process locks in its folder
 LONGEST_FOLDER = 56  # bytes of the path of a temporary folder; sockets in it add 47
 MALLOC_TUNABLES = ":".join(
     f"glibc.malloc.{name}={value}"
@@ -192,17 +194,27 @@ def _answer(pipe: "connection.Connection[Any, Any]", modules: Sequence[str]) -> 
 def folder_of_sockets() -> Path:
     """Return this process's folder for sockets, whose paths are limited to about a hundred characters.
 
+    Folders of processes that were killed are removed. A process locks a file in its folder for as long as it lives.
+
     Raises:
         BadInputError: If it cannot be created.
     """
     where = tempfile.gettempdir()
     if len(os.fsencode(where)) > LONGEST_FOLDER:
         where = "/tmp"
+    for other in Path(where).glob(f"tuner-*/{OWNED}"):
+        with contextlib.suppress(OSError), other.open("rb") as lock:  # of another user, or of a living process
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(other.parent)
     try:
         folder = tempfile.mkdtemp(prefix="tuner-", dir=where)
     except OSError as error:
         raise BadInputError([f"TMPDIR: cannot create a folder in {where}: {error.strerror}."]) from error
     remove_at_exit(folder)
+    new = Path(folder, f"{OWNED}.new")
+    with contextlib.suppress(OSError):  # such as a file system without locks
+        fcntl.flock(os.open(new, os.O_CREAT | os.O_RDONLY, 0o600), fcntl.LOCK_EX)  # it stays open until the end
+        new.rename(new.with_suffix(""))  # other processes see it only once it is locked
     util.Finalize(None, shutil.rmtree, (folder, True), exitpriority=-200)  # after multiprocessing has cleaned up
     return Path(folder)
 
