@@ -203,7 +203,7 @@ def test_the_findings_of_a_study_and_of_its_confirmation_are_shown_in_the_termin
     assert [line.split()[0] for line in shown.splitlines()] == ["study", "short", "short-confirm"]
     shown = call_in(confirmed, show, "short")
     assert "short: finished, 3 of 3 trials (3 complete)" in shown
-    assert "With fresh seeds: The answer is " in shown
+    assert "With fresh seeds: the answer is " in shown
     assert "The best is #" not in shown
     assert "short-confirm, retrained with fresh seeds:" in shown
     table = shown[shown.index("short-confirm") :].splitlines()

@@ -148,6 +148,7 @@ def test_the_lead_of_a_winner_allows_for_its_choice_among_the_others():
     assert compared(A, B, C).lead(B).probability < compared(A, B).lead(B).probability
     wide = interval(list(A.values.values()), confidence=1 - 0.05 / 3)
     assert f"; {wide[0]:.4f} to {wide[1]:.4f} simultaneously for all 3 means)." in compared(A, B, C).findings({})[1]
+    assert " simultaneously for both means)." in compared(A, B).findings({})[1]
 
 
 def test_a_configuration_that_diverges_with_some_seed_is_worse_than_a_low_mean():
@@ -195,6 +196,13 @@ def test_the_findings_begin_with_the_answer():
     assert answer == "The answer is a tie: the seeds do not separate same from #1 cosine."
     assert mean.startswith("same has the best mean: val/acc 0.9250 over 4 seeds (")
     assert lead == "It is no better than the runner-up, #1 cosine (0.9250)."
+
+
+def test_a_lead_over_fewer_seeds_than_the_means_says_so():
+    part = Repeated("part", {seed: value for seed, value in B.values.items() if seed != 3})
+    lead, other = compared(A, part, B).findings({"the default": "part"})[2:4]
+    assert lead.startswith("It is 0.0125 better than the runner-up, #2 step (0.9125)")
+    assert other.startswith("With the seeds that both have, it is 0.0100 better than the default, part (0.9100)")
 
 
 def test_means_that_are_shown_equal_are_called_equal():

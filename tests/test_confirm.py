@@ -131,7 +131,7 @@ def test_the_description_in_mlflow_and_the_summary_of_the_study_lead_with_the_co
     confirmed: StudyFolder, copied: StudyFolder
 ):
     shown = confirmed.command(lambda arguments: show(arguments[:3]), "short").splitlines()
-    verdict = shown[1].removeprefix("With fresh seeds: ")
+    verdict = shown[1].replace("With fresh seeds: the", "The")
     assert verdict.startswith("The answer is ")
     note = note_of(copied, "short")
     assert note.startswith(f"**{verdict}**\n\n3 of 3 trials")
@@ -171,7 +171,7 @@ def test_a_finished_confirmation_leads_the_findings_of_the_study(confirmed: Stud
     (winner,) = re.findall(WINNER, confirmed.output)
     assert led(confirmed) == [winner]
     shown = confirmed.command(lambda arguments: show(arguments[:3]), "short").splitlines()
-    assert shown[1].startswith("With fresh seeds: The answer is ")
+    assert shown[1].startswith("With fresh seeds: the answer is ")
     assert f"val/acc is {mean:.4f}" in shown[2] or f"val/acc {mean:.4f} over 2 seeds" in shown[2]
     output = confirmed.command(report, "short", "--output", "confirmed.html")
     page = (confirmed.path / output.strip()).read_text()
@@ -190,9 +190,13 @@ def test_a_confirmation_leads_no_findings_before_it_is_finished_or_once_a_better
     with database:
         database.execute(f"update trials set state = 'WAITING' where {last}")
     assert led(copied) == []
+    shown = copied.command(lambda arguments: show(arguments[:3]), "short")
+    assert "\nshort-confirm, retrained with fresh seeds, 5 of 6 runs done:\n" in shown
     with database:
         database.execute(f"update trials set state = 'COMPLETE' where {last}")
     assert len(led(copied)) == 1
+    shown = copied.command(lambda arguments: show(arguments[:3]), "short")
+    assert "\nshort-confirm, retrained with fresh seeds:\n" in shown
     worst = f"select trial_id from trials join trial_values using (trial_id) where study_id = {of('short')}"
     with database:
         database.execute(

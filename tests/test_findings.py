@@ -96,7 +96,7 @@ def test_without_a_constant_lr_it_says_that_the_schedule_s_share_is_unknown():
     more = ["Its mean val/acc is 0.9700."]
     answered = text_of(trial(0, family="exponential"), trial(1, family="exponential"), answer=[says, *more])
     assert answered.startswith(
-        f"With fresh seeds: {says}\n{more[0]}\nThe best single run of the search is #1 exponential"
+        f"With fresh seeds: t{says[1:]}\n{more[0]}\nThe best single run of the search is #1 exponential"
     )
     assert "No constant lr" not in answered
     assert "No constant lr" not in text_of(trial(0, family="constant"), trial(1, family="constant"))

@@ -68,14 +68,14 @@ def test_the_answer_is_in_mlflow_in_show_and_in_the_report(finished: StudyFolder
     tags = dict(finished.mlflow("select key, value from tags where key in ('tuner.confirmed', 'mlflow.note.content')"))
     assert tags["tuner.confirmed"].startswith(f"{verdict} {winner}")
     notes = finished.mlflow("select value from tags where key = 'mlflow.note.content'")
-    assert any("With fresh seeds: The answer is " in note for (note,) in notes)
+    assert any("With fresh seeds: the answer is " in note for (note,) in notes)
     with as_a_process(finished.path) as shown:
         assert show(["tiny"]) == 0
-    assert f"With fresh seeds: {verdict}" in " ".join(shown.getvalue().split())
+    assert f"With fresh seeds: {verdict[0].lower()}{verdict[1:]}" in " ".join(shown.getvalue().split())
     finished.command(report, "tiny")
     (page,) = finished.path.glob("*.html")
     text = page.read_text()
-    assert "With fresh seeds: The answer is " in text
+    assert "With fresh seeds: the answer is " in text
     ((mean,),) = finished.mlflow("select distinct value from metrics where key = 'fresh_mean'")
     assert f"val/acc {mean:.4f} over 3 seeds" in winner
     assert f"<b>{mean:.4f}</b><span" in text

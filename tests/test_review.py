@@ -217,7 +217,7 @@ def test_a_confirmation_rewrites_the_report_and_leaves_the_registry_to_the_study
     confirmation = ("tiny", "--top", "1", "--seeds", "1", *INLINE)
     copied.command(confirm, *confirmation)
     page, state = report.read_text(), tags_of(copied, run)["tuner.reviewed"]
-    assert "With fresh seeds: The answer is " in page
+    assert "With fresh seeds: the answer is " in page
     assert "tiny-confirm: retrained with fresh seeds" in page
     assert state.startswith("4 trials, #")
     note = tags_of(copied, run)["mlflow.note.content"]

@@ -56,7 +56,8 @@ def test_the_best_initial_lr_of_each_is_named_and_counts_for_the_ranking():
     found = transfer(means, noise=1e-5, before={})
     first, second = found.findings()
     assert first == (
-        "a is best with its initial_lr x 0.5 (0.9900), ahead of a (0.9000); an even smaller one was not tried."
+        "a is best with its initial_lr x 0.5 (0.9900), ahead of initial_lr x 1 (0.9000); "
+        "an even smaller one was not tried."
     )
     assert second.startswith("b is best with its initial_lr x 1 (0.9500), ahead of initial_lr x 2 (0.9400)")
     assert found.best_of("a") == "a, initial_lr x 0.5"

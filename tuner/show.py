@@ -54,7 +54,8 @@ def _run(options: argparse.Namespace) -> int:
     with open_study(storage, options.name) as study:
         record = with_fresh_seeds(record_of(study), study)
         found = comparisons(study)
-    listed = next(each for each in listed_studies(storage) if each.name == options.name)
+    all_listed = {each.name: each for each in listed_studies(storage)}
+    listed = all_listed[options.name]
     asked = f" of {listed.asked}" if listed.asked else ""
     counts = ", ".join(f"{count} {state}" for state, count in sorted(listed.ends.items())) or "none finished"
     print_line(
@@ -75,7 +76,9 @@ def _run(options: argparse.Namespace) -> int:
     if len(failed) > MOST_FAILED:
         print_line(console, f"and {len(failed) - MOST_FAILED} more failed")
     for name, comparison in found.items():
-        print_line(console, f"\n[bold]{escape(name)}[/bold], retrained with fresh seeds:")
+        runs = all_listed[name]
+        done = f", {runs.finished} of {runs.asked} runs done" if runs.asked and runs.finished < runs.asked else ""
+        print_line(console, f"\n[bold]{escape(name)}[/bold], retrained with fresh seeds{done}:")
         print_comparison(console, comparison)
     return 0
 

@@ -40,6 +40,7 @@ __all__ = [
     "Comparison",
     "Difference",
     "Repeated",
+    "all_of",
     "chance",
     "differing",
 ]
@@ -257,10 +258,12 @@ class Comparison:
         is_shown_equal = difference.is_noise and mean == format_metric(self.ranking[0].mean)
         if is_shown_equal or abs(difference.mean) <= ROUNDING * abs(other.mean):
             return f"It is no better than {named} ({mean})."
+        has_all = self.ranking[0].values.keys() == other.values.keys()
+        it_is = "It is" if has_all else "With the seeds that both have, it is"
         if difference.mean < 0:  # other seeds made it the winner
-            text = f"With the seeds of both it is {format_metric(-difference.mean)} worse than {named} ({mean})"
+            text = f"{it_is} {format_metric(-difference.mean)} worse than {named} ({mean})"
             return f"{text}, which diverged or failed with others." if other.failed else f"{text}."
-        text = f"It is {format_metric(difference.mean)} better than {named} ({mean})"
+        text = f"{it_is} {format_metric(difference.mean)} better than {named} ({mean})"
         if difference.probability is None:
             return f"{text}; with {pluralize(difference.seeds, 'seed')} this may be chance."
         if not difference.is_noise:
@@ -303,7 +306,7 @@ class Comparison:
         if bounds is None or wide is None:
             return text
         text += f" (95% confidence interval {format_interval(bounds)}"
-        simultaneous = f"; {format_interval(wide)} simultaneously for all {chosen_from} means"
+        simultaneous = f"; {format_interval(wide)} simultaneously for {all_of(chosen_from)} means"
         return f"{text}{simultaneous if chosen_from > 1 else ''})"
 
     def rows(self) -> list[dict[str, Any]]:
@@ -402,6 +405,15 @@ def chance(probability: float | None) -> str:
     if probability < CONFIDENCE:
         return "not separated"
     return format_probability(probability) if probability > 0.99 else f"at least {math.floor(100 * probability)}%"
+
+
+def all_of(count: int) -> str:
+    """Return "both", or "all" and a number.
+
+    >>> all_of(2), all_of(3)
+    ('both', 'all 3')
+    """
+    return "both" if count == 2 else f"all {count}"
 
 
 def _named(roles: Sequence[str], name: str) -> str:

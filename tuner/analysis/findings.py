@@ -66,7 +66,7 @@ def findings(record: StudyRecord) -> list[str]:
     ]
     if record.answer:
         first, *others = filter(None, record.answer)  # earlier versions stored an empty one if nothing was trained
-        sentences = [f"With fresh seeds: {first}", *others, *sentences]
+        sentences = [f"With fresh seeds: {first[0].lower()}{first[1:]}", *others, *sentences]
     else:
         luck = f"Each trial is one {_what(record)} with one seed, and the best of many is partly luck."
         sentences.append(f"{luck} {doubt(record)}".rstrip())

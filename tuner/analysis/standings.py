@@ -9,7 +9,7 @@ from functools import cached_property
 from statistics import median
 from typing import Any
 
-from tuner.analysis.comparison import Comparison, Repeated
+from tuner.analysis.comparison import Comparison, Repeated, all_of
 from tuner.analysis.intervals import Scale
 from tuner.analysis.profiles import ratios_to_fastest, score
 from tuner.analysis.record import CONSTANT
@@ -166,7 +166,7 @@ class Standings:
         own, wide = (self.comparison.interval(first, 1 - 0.05 / count) for count in (1, len(ranking)))
         if own and wide:
             text += f" (95% interval {_number(own[0])} to {_number(own[1])}; {_number(wide[0])} to {_number(wide[1])} "
-            text += f"simultaneously for all {len(ranking)} means)"
+            text += f"simultaneously for {all_of(len(ranking))} means)"
         text += f", median {_number(median(values))}, over {pluralize(len(values), 'fresh seed')}"
         order = "the fewest failed seeds, then by the mean" if any(each.failed for each in ranking) else "the mean"
         sentences = [f"{text}. Ranked by {order}."]

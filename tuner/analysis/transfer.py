@@ -90,7 +90,8 @@ class Transfer:
             is_noise, is_level = difference is None or difference.is_noise, mean == format_metric(best.mean)
             place = "level with" if is_level else "ahead of"
             tie = ", which may be chance" if is_noise and not is_level else ""
-            text += f", {place} {others[0].name.rpartition(', ')[2]} ({mean}){tie}"
+            other = next(each for each, variant in self.variants[name].items() if variant == others[0].name)
+            text += f", {place} initial_lr x {other:g} ({mean}){tie}"
         edge = "smaller" if factor == factors[0] else "larger" if factor == factors[-1] else ""
         return f"{text}; an even {edge} one was not tried." if edge else f"{text}."
 
