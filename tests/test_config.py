@@ -304,8 +304,10 @@ def test_faults_of_the_command_line_and_of_the_file_are_reported_together() -> N
         "budget.trials=0",
         "search_space.schedule.decay_rat={low: 0, high: 1}",
         "name",
+        "trainer.max_epochs=20",
     ) == [
         "--set name: write it as dotted.path=value.",
+        "--set: trainer: <unknown key>. It belongs in trial: write trial.trainer.max_epochs.",
         "--set: budget.trials: <whole number> from 1 to 1000000 (got 0).",
         "--set: search_space.schedule.decay_rat: exponential <no argument> decay_rat. <near> decay_rate?",
     ]

@@ -117,7 +117,7 @@ BAD_ENTRIES = {
     ),
     "a corner at which a class of the user raises": (
         "model: {one_of: {mnist_cnn: {}, users_classes:Net: {depth: 1, gamma: {low: 1, high: 9}}}}",
-        [f"model.one_of.users_classes:Net: {EXPLODES}."],
+        [f"model.one_of.users_classes:Net: {EXPLODES} (tried with gamma 9)."],
     ),
     "items that may overtake each other": (
         "schedule: {one_of: {constant: , users_classes:Mixed: {boundaries: [{low: 1, high: 9}, {low: 5, high: 20}]}}}",

@@ -40,7 +40,9 @@ def is_gone(folder: StudyFolder) -> bool:
 
 
 def test_a_study_is_deleted_everywhere_with_its_confirmation_and_can_be_run_again(own: StudyFolder):
-    assert "--yes: needed" in own.command(delete, "short", expect=2)
+    assert '--yes: required if standard input is no terminal, as nobody can answer "Delete short' in own.command(
+        delete, "short", expect=2
+    )
     assert own.optuna(NAMES) == [("short",), ("short-confirm",)]
     assert "short is deleted" in own.command(delete, "short", "--yes")
     assert is_gone(own)

@@ -114,6 +114,19 @@ def test_likely_mistakes_are_reported(schedule: Schedule | Plateau, rule: str):
 
 
 @pytest.mark.parametrize(
+    ("plateau", "epochs", "why"),
+    [
+        (Plateau(patience=5), 3, "a patience of 5 is too long for 3 epochs"),
+        (Plateau(patience=0), 1, "no patience can act within 1 epoch"),
+    ],
+)
+def test_a_plateau_that_cannot_act_is_named_with_the_reason(plateau: Plateau, epochs: int, why: str):
+    length = Length(steps_per_epoch=80, max_epochs=epochs)
+    (finding,) = lint(make_curve(plateau, Component("adam", {"initial_lr": 1e-3}), length, "32-true"))
+    assert finding.text == f"the lr is never reduced: {why}"
+
+
+@pytest.mark.parametrize(
     ("precision", "lost"),
     [
         ("64-true", False),

@@ -237,9 +237,10 @@ def test_a_tracking_server_that_does_not_answer_is_reported_before_anything_star
 
 def test_a_timeout_starts_no_further_trial(folder: StudyFolder):
     # Time enough for the first to start on a busy machine, and too little for all on a fast one.
-    output = folder.call("--per-device", "1", "--timeout", "5s", "--trials", "50")
-    told = re.search(r"tiny has ([1-9]\d?) of 50 trials", output)
+    output = folder.call("--per-device", "1", "--timeout", "5s", "--trials", "500")
+    told = re.search(r"tiny has ([1-9]\d*) of 500 trials .*; run the same command again to continue", output)
     assert told, output
+    assert " confirm tiny" not in output, "it has not ended"
     table = csv.DictReader(io.StringIO((parent_artifacts(folder) / "trials.csv").read_text()))
     assert len(list(table)) == int(told[1]), "the last state is recorded"
 

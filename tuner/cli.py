@@ -238,6 +238,6 @@ def confirmed(question: str, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise BadInputError([f"--yes: needed where nobody can answer: {question}"])
+        raise BadInputError([f'--yes: required if standard input is no terminal, as nobody can answer "{question}"'])
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -241,7 +241,9 @@ def _no_reduction(curve: LrCurve) -> Finding | None:
         state = plateau.update(state, 0.0)
         if state.scale < 1:
             return None
-    text = f"the lr is never reduced: a patience of {plateau.patience} is too long for {pluralize(epochs, 'epoch')}"
+    within = pluralize(epochs, "epoch")
+    too_long = f"a patience of {plateau.patience} is too long for {within}"
+    text = f"the lr is never reduced: {too_long if plateau.patience else f'no patience can act within {within}'}"
     return Finding("no reduction", text, curve.label)
 
 

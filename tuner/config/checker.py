@@ -36,7 +36,7 @@ from tuner.config.search_space import (
 from tuner.config.spec_reader import MAX_CHOICES, parse_spec
 from tuner.config.user_code import contained
 from tuner.errors import place_of, reason_of
-from tuner.text import shown
+from tuner.text import format_value, shown
 
 __all__ = ["FORM_OF_COMPONENT", "FORM_OF_ONE_OF", "FORM_OF_SPEC", "Checker", "alternatives", "listed", "mode_fault"]
 
@@ -273,6 +273,11 @@ class Checker:
             named = re.search(r"got (\w+)=|^(\w+)(?:=| must)", message)
             key = named[named.lastindex or 0] if named else ""
             if key not in nodes:
+                rehearsals = self._rehearsals(kind, cases, whole)
+                if any(_try(kind, others, at, self.metrics) is None for others, _, at in rehearsals):
+                    tried = [each for each in values if next(searched({each: template.get(each)}), None)]
+                    with_values = ", ".join(f"{each} {format_value(values[each])}" for each in tried)
+                    message = f"{message.removesuffix('.')} (tried with {with_values})."
                 self._fault(path, message)
                 return
             if key not in reported:

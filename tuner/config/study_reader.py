@@ -14,7 +14,7 @@ from tuner.config.class_weights import check_class_weights
 from tuner.config.component import Component
 from tuner.config.constraints import LENGTHS
 from tuner.config.dataset_probe import DatasetProbe
-from tuner.config.document import Document, Node
+from tuner.config.document import Document, Keys, Node, dotted
 from tuner.config.feasibility import feasible, read_constraints
 from tuner.config.first_trials import FirstTrials, first_trials
 from tuner.config.known_values import Start, read_queue
@@ -56,13 +56,23 @@ class StudyReader:
         self._checker = self._template.checker
         self._nodes = self._checker.mapping(Node.of(document.data, ()))
 
+    def _in_trial(self, key: str) -> str:
+        """Return where a section of the trial belongs, with the whole path of a value from the command line."""
+        node, path = self._nodes.get(key), Keys(("trial", key))
+        if node is None or not self._document.is_from_command_line(node.path):
+            return "It belongs in trial."
+        while isinstance(node.value, dict) and len(node.value) == 1:
+            (node,) = node.value.values()
+            path = ("trial", *node.path)
+        return f"It belongs in trial: write {dotted(path)}."
+
     def study(self, default_name: str, is_past: bool) -> StudyConfig:
         """Return the study.
 
         Raises:
             BadInputError: With every error in the document.
         """
-        self._checker.keys(self._nodes, SECTIONS, dict.fromkeys(PARTS, "It belongs in trial."))
+        self._checker.keys(self._nodes, SECTIONS, {key: self._in_trial(key) for key in PARTS})
         name = self._name(default_name)
         goals = read_objectives(self._checker, self._section("objective"), self._fault)
         is_single = len(goals) == 1

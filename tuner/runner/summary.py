@@ -163,7 +163,9 @@ def print_summary(
         exported = {f"export --trial {top[0].number}": "a trial of the front as a folder"}
         after = {**(exported if config.can_export else {"show": "its trials"}), "report": AS_REPORT}
     elif top:
-        if not record.answer:
+        if not outcome.is_over or (config.final and not is_answered):
+            after = {"show": "what is known so far"}
+        elif not record.answer:
             after = {"confirm": "is the winner really better? test it with fresh seeds"}
         else:
             exported = exports(record, record.retrained.name) if config.can_export and record.retrained else {}
