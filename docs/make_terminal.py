@@ -1,7 +1,8 @@
 """Draw the picture of a terminal in which the quickstart has run, docs/terminal.svg.
 
-Run ``python docs/make_terminal.py`` in the repository; it trains the quickstart in a temporary folder, which takes
-three to nine minutes on two idle cores. The picture shows how it ends: with its answer.
+Run ``python docs/make_terminal.py [FOLDER]`` in the repository; it trains the quickstart in the folder, or in a
+temporary one, which takes three to nine minutes on two idle cores. The picture shows how it ends: with its answer. With
+a folder, the report and the view in MLflow can be photographed there for the other two pictures of the README.
 """
 
 import fcntl
@@ -64,8 +65,8 @@ def answer_of(output: str) -> str:
 
 def main() -> None:
     """Run the quickstart and write the picture."""
-    with tempfile.TemporaryDirectory() as folder:
-        shown = answer_of(output_of(COMMAND, folder))
+    with tempfile.TemporaryDirectory() as temporary:
+        shown = answer_of(output_of(COMMAND, sys.argv[1] if len(sys.argv) > 1 else temporary))
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     console.print(Text(PROMPT, style="bold"))
     console.print(Text("...", style="dim"))

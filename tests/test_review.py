@@ -60,6 +60,7 @@ def test_the_study_s_run_has_every_plot_the_report_and_the_winner(reviewed: Stud
         assert path.read_bytes().startswith(PNG)
     names = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()}
     assert {"report.html", "study.yaml", "trials.csv", "best.yaml", "best/weights.ckpt"} <= names
+    assert "\nmodule = Classifier(your_network, optimizer, schedule)" in (there / "report.html").read_text()
     assert {"best/confusion_matrix.png", "best/mistakes.png", "best/model_summary.txt"} <= names
     parameters = sum(tensor.numel() for tensor in weights(there).values())
     (counted,) = re.findall(r"([\d.]+) K +Total params", (there / "best" / "model_summary.txt").read_text())
@@ -279,7 +280,9 @@ def test_a_module_without_forward_has_plots_report_and_an_exact_replay(folder: S
     assert "note: the network of trial #0 cannot be exported, so MLflow has only its weights: " in output
     there = artifacts(folder)
     assert list((there / "plots").glob("*.png"))
-    assert (there / "report.html").exists()
+    report = (there / "report.html").read_text()
+    assert "\nschedule = CosineDecay(decay_steps=" in report
+    assert "Classifier" not in report, "the module creates its own optimizer"
     assert "network" in (there / "best" / "model_summary.txt").read_text()
     assert "the same to the last bit: val_top3 " in folder.command(replay, "plain_module")
 

@@ -205,10 +205,13 @@ def _least_width(figure: "Figure") -> float:
 
 
 def _code(params: Mapping[str, str]) -> str:
-    """Return Python code for the best trial's optimizer, schedule and average; empty if the library lacks one."""
+    """Return Python code for the best trial's optimizer, schedule and average; empty if the library lacks one.
+
+    A LightningModule, which has no loss of the library's, creates them itself.
+    """
     from tuner.config.registry import KINDS
 
-    lines, names = [], ["Classifier"]
+    lines, names = list[str](), list[str]()
     kinds = ("optimizer", "schedule", *(["averaging"] if _section(params, "averaging") else []))
     for kind in kinds:
         values, classes = _section(params, kind), KINDS[kind]
@@ -218,9 +221,11 @@ def _code(params: Mapping[str, str]) -> str:
         names.append(classes[name].__name__)
         arguments = ", ".join(f"{key}={value!r}" for key, value in sorted(values.items()) if key.isidentifier())
         lines.append(f"{kind} = {names[-1]}({arguments})")
-    averaging = ", averaging=averaging" if "averaging" in kinds else ""
-    imports = f"from lightning_modules import {', '.join(sorted(names))}"
-    return "\n".join([imports, "", *lines, f"module = Classifier(your_network, optimizer, schedule{averaging})"])
+    if any(key.partition(".")[0] == "loss" for key in params):
+        averaging = ", averaging=averaging" if "averaging" in kinds else ""
+        names.append("Classifier")
+        lines.append(f"module = Classifier(your_network, optimizer, schedule{averaging})")
+    return "\n".join([f"from lightning_modules import {', '.join(sorted(names))}", "", *lines])
 
 
 def _section(params: Mapping[str, str], section: str) -> dict[str, Any]:
