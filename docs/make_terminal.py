@@ -1,7 +1,7 @@
 """Draw the picture of a terminal in which the quickstart has run, docs/terminal.svg.
 
 Run ``python docs/make_terminal.py [FOLDER]`` in the repository; it trains the quickstart in the folder, or in a
-temporary one, which takes three to nine minutes on two idle cores. The picture shows how it ends: with its answer. With
+temporary one, which takes two to nine minutes on two idle cores. The picture shows how it ends: with its answer. With
 a folder, the report and the view in MLflow can be photographed there for the other two pictures of the README.
 """
 

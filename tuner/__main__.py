@@ -19,7 +19,7 @@ EPILOG = """\
 lr-tuner COMMAND --help shows the options of a command, with examples and exit codes.
 
 examples:
-  lr-tuner study                    the quickstart: seven schedules on MNIST-5k, in three to nine minutes
+  lr-tuner study                    the quickstart: seven schedules on MNIST-5k, in two to nine minutes
   lr-tuner study mine.yaml          your own study; the same command continues it
   lr-tuner show quickstart          its findings
   eval "$(lr-tuner --completion bash)"    completes commands, options and studies in this shell

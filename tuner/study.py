@@ -19,7 +19,7 @@ def parser() -> Parser:
         "study",
         "Search learning-rate schedules: Optuna proposes, Lightning trains, MLflow records.",
         {
-            "study": "the quickstart: seven schedules on MNIST-5k, three to nine minutes",
+            "study": "the quickstart: seven schedules on MNIST-5k, two to nine minutes",
             "study studies/mine.yaml": "your own study",
             "study --set budget.epochs=400": "the same study, continued to 400 epochs in total",
             "study --set trial.data.batch_size=100 --set name=batches": "",
