@@ -88,7 +88,8 @@ def test_failed_trials_are_trained_again_under_their_numbers(
     assert failed.optuna("select number, state from trials") == [(number, "COMPLETE") for number in range(4)]
     reports = "select number, step, intermediate_value from trial_intermediate_values join trials using (trial_id)"
     assert sorted(failed.optuna(reports)) == sorted(healthy.optuna(reports))
-    assert failed.curves() == healthy.curves()
+    trained = [[point for point in each.curves() if point[1] != "test_loss"] for each in (failed, healthy)]
+    assert trained[0] == trained[1]
     states = failed.mlflow("select status, count(*) from runs where name like '#%' group by status")
     assert sorted(states) == [("FAILED", 2), ("FINISHED", 4)], "the runs of what failed stay"
     dead = "select name from runs where run_uuid in (select run_uuid from tags where key = 'tuner.failed_trial')"

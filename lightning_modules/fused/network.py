@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_modules.dropout import DropoutBySeed
 from lightning_modules.fused.attributes import attributes, changed
 from lightning_modules.fused.layers import AutocastUses
-from lightning_modules.fused.randomness import TORCH, draws
+from lightning_modules.fused.randomness import draws
 from lightning_modules.fused.stacking import CannotFuseError
 
 __all__ = ["Findings", "look_at", "why_not"]
@@ -54,11 +54,10 @@ def look_at(model: nn.Module, inputs: Tensor, dropout: DropoutBySeed) -> Finding
     alone = copy.deepcopy(model, dict(rows))
     before, buffers = attributes(alone, buffers=False), dict(alone.named_buffers())
     uses = AutocastUses(alone.named_parameters())
-    device = stacks[0].device if stacks else torch.device("cpu")
-    with draws(device) as drawn, torch.no_grad(), dropout, uses:
+    with draws() as drawn, torch.no_grad(), dropout, uses:  # vmap refuses what draws from torch
         alone(inputs)
-    if shared := [name for name in drawn if name != TORCH]:  # vmap refuses what draws from torch
-        raise CannotFuseError(f"the networks draw random numbers from {' and '.join(shared)} in their forward pass")
+    if drawn:
+        raise CannotFuseError(f"the networks draw random numbers from {' and '.join(drawn)} in their forward pass")
     for name, buffer in alone.named_buffers():
         if buffer is not buffers[name]:
             raise CannotFuseError(f"{name} is replaced in the forward pass: change buffers in place to fuse trials")

@@ -10,7 +10,7 @@ import torch
 
 from lightning_modules.fused.attributes import is_equal
 
-__all__ = ["TORCH", "draws"]
+__all__ = ["draws"]
 
 TORCH, PYTHON, NUMPY = "torch", "Python's random", "NumPy"
 
@@ -19,13 +19,13 @@ Generator = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
 @contextmanager
-def draws(device: torch.device) -> Iterator[list[str]]:
+def draws(device: torch.device | None = None) -> Iterator[list[str]]:
     """Find the global generators of random numbers that a block draws from, and restore them at its end.
 
     Generators that the block creates or keeps itself are not found.
 
     Args:
-        device: The device whose generator of torch counts, in addition to the CPU's.
+        device: The device whose generator of torch counts, in addition to the CPU's; None to leave out torch.
 
     Yields:
         The names of their libraries, filled in at the end of the block.
@@ -41,12 +41,11 @@ def draws(device: torch.device) -> Iterator[list[str]]:
                 found.append(name)
 
 
-def _generators(device: torch.device) -> list[tuple[str, Generator]]:
-    found: list[tuple[str, Generator]] = [
-        (TORCH, (torch.get_rng_state, torch.set_rng_state)),
-        (PYTHON, (random.getstate, random.setstate)),
-    ]
-    if device.type == "cuda":
+def _generators(device: torch.device | None) -> list[tuple[str, Generator]]:
+    found: list[tuple[str, Generator]] = [(PYTHON, (random.getstate, random.setstate))]
+    if device is not None:
+        found.append((TORCH, (torch.get_rng_state, torch.set_rng_state)))
+    if device is not None and device.type == "cuda":
         restore = torch.cuda.set_rng_state
         found.append((TORCH, (lambda: torch.cuda.get_rng_state(device), lambda state: restore(state, device))))
     if numpy := sys.modules.get("numpy"):
