@@ -11,7 +11,8 @@ from unittest import TestCase
 import pytest
 import torch
 
-from tuner.files import write_atomically, write_json
+from tuner.errors import BadInputError
+from tuner.files import write_atomically, write_json, write_output
 from tuner.training.checkpoints import (
     CheckpointPace,
     DamagedCheckpointError,
@@ -161,3 +162,18 @@ def test_an_interval_of_zero_saves_a_checkpoint_every_epoch(clock: list[float]):
     with pace.saving():
         clock.append(10)
     assert pace.is_due()
+
+
+def test_a_file_that_cannot_be_written_is_named_and_no_folder_is_created(tmp_path: Path):
+    loop, dangling = tmp_path / "loop", tmp_path / "dangling"
+    loop.symlink_to(loop)
+    dangling.symlink_to(tmp_path / "missing" / "file")
+    for path in (loop, dangling, tmp_path / "missing" / "file", tmp_path):
+        with pytest.raises(BadInputError, match=f"--output: {path}: cannot be written"):
+            write_output(path, b"content", "--output: ")
+    assert not (tmp_path / "missing").exists()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "file")
+    write_output(link, b"content")
+    assert link.is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"content"

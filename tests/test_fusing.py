@@ -248,7 +248,24 @@ def loss(outputs, labels, kind):
         return functional.cross_entropy(outputs + torch.rand_like(outputs), labels)
     if kind == "dropout":
         return functional.cross_entropy(functional.dropout(outputs), labels)
-    return functional.cross_entropy(outputs, labels) * random.random()
+    drawn = kind == "factor" or not outputs.requires_grad
+    return functional.cross_entropy(outputs, labels) * (random.random() if drawn else 1)
+
+
+class Kept:
+    def __init__(self):
+        self.random = random.Random(0)
+
+    def __call__(self, outputs, labels):
+        return functional.cross_entropy(outputs, labels) * self.random.random()
+
+
+class Counting(Net):
+    calls = [0]
+
+    def forward(self, images):
+        self.calls[0] += 1
+        return torch.nn.Linear.forward(self, images.flatten(1)) * (1 + self.calls[0] % 2)
 """
 
 
@@ -260,6 +277,12 @@ def loss(outputs, labels, kind):
         ({"loss": {"name": "drawing:loss", "kind": "noise"}}, "the loss draws random numbers from torch"),
         ({"loss": {"name": "drawing:loss", "kind": "dropout"}}, "the loss draws random numbers from torch"),
         ({"loss": {"name": "drawing:loss", "kind": "factor"}}, "the loss draws random numbers from Python's random"),
+        (
+            {"loss": {"name": "drawing:loss", "kind": "validation"}},
+            "the loss draws random numbers from Python's random",
+        ),
+        ({"loss": {"name": "drawing:Kept"}}, "the loss changes random.state when it is called"),
+        ({"model": {"name": "drawing:Counting", "library": ""}}, "the networks share calls.0, which changes when they"),
     ],
     ids=lambda each: str(next(iter(each.values()))) if isinstance(each, dict) else "",
 )

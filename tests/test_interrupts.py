@@ -164,7 +164,7 @@ def test_the_next_command_removes_the_temporary_folder_of_a_killed_one(tmp_path:
         monkeypatch.setenv("TMPDIR", temporary)
 
         def folders() -> list[Path]:
-            return list(Path(temporary).glob("tuner-*/owned"))
+            return list(Path(temporary).glob("tuner-*/lr-tuner.lock"))
 
         killed = folder.start(*study, study=IRIS)
         folder.wait_for(folders, killed)

@@ -331,11 +331,23 @@ REFUSED = {
         Counted,
         "the network changes calls when it is called",
     ),
-    "weighing": (partial(trained, further={"loss": Weighing()}), Counted, "the loss changes calls when it is called"),
-    "buffered": (partial(trained, further={"loss": Buffered()}), Counted, "the loss changes calls when it is called"),
-    "holding": (partial(trained, further={"loss": Holding()}), Counted, "the loss changes held.losses.0.calls when it"),
+    "weighing": (
+        partial(trained, made=[ADAM], further={"loss": Weighing()}),
+        Counted,
+        "the loss changes calls when it is called",
+    ),
+    "buffered": (
+        partial(trained, made=[ADAM], further={"loss": Buffered()}),
+        Counted,
+        "the loss changes calls when it is called",
+    ),
+    "holding": (
+        partial(trained, made=[ADAM], further={"loss": Holding()}),
+        Counted,
+        "the loss changes held.losses.0.calls when it",
+    ),
     "enclosing": (
-        partial(trained, max_epochs=1, further={"loss": enclosing()}),
+        partial(trained, made=[ADAM], max_epochs=1, further={"loss": enclosing()}),
         Counted,
         "the loss changes calls when it is called",
     ),

@@ -294,8 +294,13 @@ def test_auto_precision_is_full_where_the_processor_has_no_bf16():
     expected = "bf16-mixed" if "avx512_bf16" in flags or "amx_bf16" in flags else "32-true"
     assert resolve_precision("auto", "cpu") == expected
     assert resolve_precision("64-true", "cpu") == "64-true"
-    with pytest.raises(ValueError, match='"16-mixed" needs a GPU'):  # Lightning would train in bf16-mixed
-        resolve_precision("16-mixed", "cpu")
+
+
+def test_a_precision_that_needs_a_gpu_fails_the_trial_without_one(tmp_path: Path):
+    config = config_of({"trainer": {"max_epochs": 1, "precision": "16-mixed"}})
+    (result,) = run(TrainingGroup((Assignment(0, config, Objective(), tmp_path),)), Answers())
+    assert result.state == "failed"
+    assert '"16-mixed" needs a GPU' in result.message, "Lightning would train in bf16-mixed"
 
 
 def test_the_best_epoch_gives_value_and_weights_and_survives_an_interruption(tmp_path: Path):

@@ -74,13 +74,17 @@ def write_output(path: Path, content: bytes, option: str = "") -> None:
         BadInputError: If it cannot be written.
     """
     try:
-        if path.exists() and not path.is_file():
+        target = path.resolve()
+        if path.is_relative_to("/dev") or (target.exists() and not target.is_file()):
             path.write_bytes(content)
             return
-        if not path.parent.is_dir():  # `write_atomically` would create it
+        if not target.parent.is_dir():  # `write_atomically` would create it
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        write_atomically(path.resolve(), lambda file: file.write(content))
-    except (OSError, DiskFullError) as error:
+        try:
+            write_atomically(target, lambda file: file.write(content))
+        except OSError:
+            path.write_bytes(content)  # some files can be written, but not replaced, such as a mounted one
+    except (OSError, RuntimeError, DiskFullError) as error:  # Python 3.11 reports a loop of links as a RuntimeError
         reason = error.strerror if isinstance(error, OSError) else error
         raise BadInputError([f"{option}{path}: cannot be written ({reason})."]) from error
 

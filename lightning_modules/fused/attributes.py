@@ -71,7 +71,7 @@ def _parts(value: Any, buffers: bool) -> Iterable[tuple[Any, Any]] | None:
             own = {**_class_attributes(type(value)), **own}
             return {**own, **value._modules, **(value._buffers if buffers else {})}.items()
         case random.Random():
-            return [("state", pickle.dumps(value))]
+            return [("state", _pickled(value))]
         case torch.Generator():
             return [("state", value.get_state())]
         case MethodType():
@@ -88,7 +88,7 @@ def _parts(value: Any, buffers: bool) -> Iterable[tuple[Any, Any]] | None:
         case type() | ModuleType():
             return None
     if type(value).__module__.startswith("numpy.random."):
-        return [("state", pickle.dumps(value))]
+        return [("state", _pickled(value))]
     return vars(value).items() if has_identity(value) and hasattr(value, "__dict__") else None
 
 
@@ -108,6 +108,13 @@ def _content(cell: Any) -> Any:
         return cell.cell_contents
     except ValueError:  # the closure cell is empty
         return None
+
+
+def _pickled(value: Any) -> Any:
+    try:
+        return pickle.dumps(value)
+    except Exception:  # such as that the system's generator has no state
+        return object()
 
 
 def _copied(value: Any) -> Any:

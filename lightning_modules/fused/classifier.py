@@ -6,7 +6,7 @@ sequence of kernel launches instead of K, and launches are the bottleneck of a s
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -100,6 +100,7 @@ class FusedClassifier(pl.LightningModule):
         self._seeds_are_equal = len(set(seeds)) == 1
         self._rounds = False  # whether rounded copies of weights are trained, instead of rounding them at every step
         self._roundable: list[str] | None = None  # names of these weights; set by the first training step
+        self._stages_seen: set[str] = set()  # in which the loss was examined
         self._sums = Sums()
         self._recorder, self._note = recorder, note
         self._recorded: RecordedStep | None = None  # set while a Trainer trains
@@ -209,8 +210,7 @@ class FusedClassifier(pl.LightningModule):
         if self._recorded is not None and self._roundable is not None:  # the first step inspects network and loss
             losses = self._recorded.run(*batch)
         if losses is None:
-            with self._looking_at_loss():
-                losses = self._evaluate(batch, "train")
+            losses = self._examined("train", batch)
         self._count(batch, "train")
         return {"loss": losses.sum(), "losses": losses.detach()}
 
@@ -227,7 +227,7 @@ class FusedClassifier(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Accumulate the losses and accuracies of a validation batch."""
-        self._evaluate(batch, "val")
+        self._examined("val", batch)
         self._count(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -272,6 +272,7 @@ class FusedClassifier(pl.LightningModule):
             if isinstance(schedule := self._settings[name].schedule, Plateau):
                 check_monitor(schedule.monitor, self.trainer)
         self._roundable = None  # the first step of this run inspects network and loss
+        self._stages_seen.clear()
         recorder = self._recorder or (CudaGraph if self.device.type == "cuda" else None)
         if recorder is not None:
             self._recorded = RecordedStep(recorder, self._step_of_device, self._changed, self._optimizer, self._note)
@@ -405,24 +406,27 @@ class FusedClassifier(pl.LightningModule):
             self._recorded.refuse(f"the network changes {found.changed} when it is called")
         return found.rounded
 
-    @contextlib.contextmanager
-    def _looking_at_loss(self) -> Iterator[None]:
-        """Examine the loss, if it was written by the user, in the first step: if it changes, steps are not recorded.
+    def _examined(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Evaluate a batch; the first one of a stage examines a loss that was written by the user.
 
         Raises:
-            CannotFuseError: If the loss draws random numbers, for which the trials would share a generator.
+            CannotFuseError: If the loss draws random numbers, or changes when it is called: the trials would share the
+                generator or the change. If a single trial's loss changes, steps are not recorded.
         """
-        if self._roundable is not None or not isinstance(self.criterion, OwnLoss):
-            yield
-            return
+        if stage in self._stages_seen or not isinstance(self.criterion, OwnLoss):
+            return self._evaluate(batch, stage)
+        self._stages_seen.add(stage)
         before = attributes(self.criterion.function, buffers=True)
         with draws(self.device) as drawn:
-            yield
+            losses = self._evaluate(batch, stage)
         if drawn:
             raise CannotFuseError(f"the loss draws random numbers from {' and '.join(drawn)}")
-        name = changed(before, attributes(self.criterion.function, buffers=True))
-        if name and self._recorded is not None:
-            self._recorded.refuse(f"the loss changes {name} when it is called")
+        if name := changed(before, attributes(self.criterion.function, buffers=True)):
+            if len(self.names) > 1:
+                raise CannotFuseError(f"the loss changes {name} when it is called")
+            if self._recorded is not None and not self._recorded.reason:
+                self._recorded.refuse(f"the loss changes {name} when it is called")
+        return losses
 
     def _log_metrics(self, stage: str) -> None:
         for name, metrics in self.metrics(stage).items():

@@ -54,8 +54,11 @@ def look_at(model: nn.Module, inputs: Tensor, dropout: DropoutBySeed) -> Finding
     alone = copy.deepcopy(model, dict(rows))
     before, buffers = attributes(alone, buffers=False), dict(alone.named_buffers())
     uses = AutocastUses(alone.named_parameters())
+    shared = attributes(model, buffers=False)
     with draws() as drawn, torch.no_grad(), dropout, uses:  # vmap refuses what draws from torch
         alone(inputs)
+    if name := changed(shared, attributes(model, buffers=False)):  # of an attribute of a class, for example
+        raise CannotFuseError(f"the networks share {name}, which changes when they are called")
     if drawn:
         raise CannotFuseError(f"the networks draw random numbers from {' and '.join(drawn)} in their forward pass")
     for name, buffer in alone.named_buffers():

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import threading
@@ -40,7 +41,7 @@ __all__ = [
 Result = TypeVar("Result")
 
 PARENT = "TUNER_SERVER_PARENT"  # environment variable that holds the id of the process with which the server dies
-OWNED = "owned"  # the file that a process locks in its folder
+OWNED = "lr-tuner.lock"  # the file that a process locks in its folder
 LONGEST_FOLDER = 56  # bytes of the path of a temporary folder; sockets in it add 47
 MALLOC_TUNABLES = ":".join(
     f"glibc.malloc.{name}={value}"
@@ -202,10 +203,9 @@ def folder_of_sockets() -> Path:
     where = tempfile.gettempdir()
     if len(os.fsencode(where)) > LONGEST_FOLDER:
         where = "/tmp"
-    for other in Path(where).glob(f"tuner-*/{OWNED}"):
-        with contextlib.suppress(OSError), other.open("rb") as lock:  # of another user, or of a living process
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(other.parent)
+    for other in Path(where).glob(f"tuner-????????/{OWNED}"):
+        with contextlib.suppress(OSError):  # it is of another user, or of a living process
+            _remove_unlocked(other)
     try:
         folder = tempfile.mkdtemp(prefix="tuner-", dir=where)
     except OSError as error:
@@ -217,6 +217,22 @@ def folder_of_sockets() -> Path:
         new.rename(new.with_suffix(""))  # other processes see it only once it is locked
     util.Finalize(None, shutil.rmtree, (folder, True), exitpriority=-200)  # after multiprocessing has cleaned up
     return Path(folder)
+
+
+def _remove_unlocked(file: Path) -> None:
+    """Remove a folder by the file in it that its process, if it lives, has locked.
+
+    Raises:
+        OSError: If it is locked, or not a file of this user.
+    """
+    lock = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        found = os.fstat(lock)
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid():
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(file.parent)
+    finally:
+        os.close(lock)
 
 
 @contextlib.contextmanager

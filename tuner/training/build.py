@@ -162,7 +162,13 @@ def build_trainer(
 
 
 def trainer_arguments(config: TrainerConfig, device: str) -> dict[str, Any]:
-    """Return the arguments of Lightning's Trainer that depend on the trial alone, without its callbacks."""
+    """Return the arguments of Lightning's Trainer that depend on the trial alone, without its callbacks.
+
+    Raises:
+        ValueError: If the device lacks the precision, for which Lightning would take another one.
+    """
+    if config.precision == "16-mixed" and device != "cuda":
+        raise ValueError('precision "16-mixed" needs a GPU: use "bf16-mixed"')
     every, algorithm = config.check_val_every_n_epoch, config.gradient_clip_algorithm
     return {
         "max_epochs": config.evaluations,
@@ -179,13 +185,7 @@ def trainer_arguments(config: TrainerConfig, device: str) -> dict[str, Any]:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """Return the precision that "auto" means on a device: bf16-mixed if the hardware supports it, else 32-true.
-
-    Raises:
-        ValueError: If the device lacks the precision; Lightning would take another one.
-    """
-    if precision == "16-mixed" and device != "cuda":
-        raise ValueError('precision "16-mixed" needs a GPU: use "bf16-mixed"')
+    """Return the precision that "auto" means on a device: bf16-mixed if the hardware supports it, else 32-true."""
     if precision != "auto":
         return precision
     if device == "cuda":
