@@ -269,6 +269,10 @@ class Module(PlainModule):
 
     def __call__(self, images):
         return self.network(images)
+
+    def test_step(self, batch, batch_idx):
+        super().test_step(batch, batch_idx)
+        self.log("val_top3", 0.0)
 """
 
 
@@ -285,6 +289,8 @@ def test_a_module_without_forward_has_plots_report_and_an_exact_replay(folder: S
     assert "Classifier" not in report, "the module creates its own optimizer"
     assert "network" in (there / "best" / "model_summary.txt").read_text()
     assert "the same to the last bit: val_top3 " in folder.command(replay, "plain_module")
+    names = "select distinct key from metrics where key like 'test%' order by 1"
+    assert folder.mlflow(names) == [("test/val_top3",), ("test_top3",)], "validation keeps its own values"
 
 
 def wait_for(update: Any) -> None:

@@ -51,13 +51,16 @@ class WinnerTest:
             self._display.note(f"trial #{number} cannot be tested: {missing}")
         crash_point("tested")
         trained = read_result(assignment.directory, assignment.config, self._display.note)
-        step = max((step for _, step, _ in trained.points), default=0) if trained else 0
-        tested = TestResult(number, dict(result.metrics), step, self._store.count)
+        points = trained.points if trained else ()
+        step, names = max((step for _, step, _ in points), default=0), {name for name, _, _ in points}
+        # A test may log a metric under the name that it has in validation.
+        metrics = {f"test/{name}" if name in names else name: value for name, value in result.metrics.items()}
+        tested = TestResult(number, metrics, step, self._store.count)
         self._store.attributes.set_tested(tested)
         crash_point("test recorded")
         self._tracker.log_test(tested)
-        if result.metrics:
-            self._display.tested(result.metrics)
+        if metrics:
+            self._display.tested(metrics)
 
     def died(self, number: int, reason: str) -> None:
         """Show that the test is still missing."""
