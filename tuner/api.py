@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from tuner.errors import BadInputError
+from tuner.files import write_output
 from tuner.protocol import EngineName
 from tuner.results import Best, Confirmation, Result
 from tuner.runner.open_study import OpenStudy
@@ -270,10 +271,7 @@ class Study:
             lacks.append(f"{pluralize(added, 'trial')} added by enqueue() {verb} not in this file")
         text = "".join(f"# {each}.\n" for each in lacks if each) + as_yaml(config.values, compact=True)
         if path is not None:
-            try:
-                Path(path).write_text(text, encoding="utf-8")
-            except OSError as error:
-                raise BadInputError([f"{path}: cannot be written ({error.strerror})."]) from None
+            write_output(Path(path), text.encode())
         return text
 
     def enqueue(self, values: Mapping[str, Any]) -> None:

@@ -75,7 +75,7 @@ def write_output(path: Path, content: bytes, option: str = "") -> None:
     """
     try:
         target = path.resolve()
-        if path.is_relative_to("/dev") or (target.exists() and not target.is_file()):
+        if path.parent in (Path("/dev"), Path("/dev/fd")) or (target.exists() and not target.is_file()):
             path.write_bytes(content)
             return
         if not target.parent.is_dir():  # `write_atomically` would create it

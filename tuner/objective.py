@@ -86,13 +86,12 @@ class Trial:
         Raises:
             KeyError: If there is no such value.
         """
-        params = self.params
-        if name not in params:
-            raise KeyError(f"the trial has no value {name!r}; it has {', '.join(sorted(params)) or 'none'}")
-        return params[name]
+        if name not in self._params:
+            raise KeyError(f"the trial has no value {name!r}; it has {', '.join(sorted(self._params)) or 'none'}")
+        return copy.deepcopy(self._params[name])
 
     def __repr__(self) -> str:
-        return f"Trial({self.number}, {self.params})"
+        return f"Trial({self.number}, {self._params})"
 
     def report(self, value: Any, step: int) -> None:
         """Report an intermediate value of the (first) objective, for the pruner, the charts and MLflow.

@@ -201,6 +201,11 @@ class ReplicationStudy(StudyConfig):
         seed = trial.suggest_int(SEED, 0, 2**32 - 1)
         return self.candidates[name].with_seed(seed)
 
+    @cached_property
+    def _parameters(self) -> dict[str, str]:
+        """The parameters in which the configurations differ, by their names."""
+        return differing(configurations_of(self.identity))
+
     def compare(self, trials: Sequence[Trial], validation_images: int | None = None, sources: Any = None) -> Comparison:
         """Return the comparison of the configurations by finished trials.
 
@@ -212,7 +217,6 @@ class ReplicationStudy(StudyConfig):
         numbers = [trial.number for trial in trials]
         values: dict[str, dict[int, float]] = {name: {} for name in self.candidates}
         failed: Counter[str] = Counter()
-        parameters = differing(configurations_of(self.identity))
         for trial in trials:
             name = str(trial.params.get(CONFIGURATION))
             if trial.value is None or state_of(trial) != "complete":  # Optuna gives a diverged one its last value
@@ -229,7 +233,7 @@ class ReplicationStudy(StudyConfig):
                     failed[name],
                     self.claims.get(name),
                     changed_between(self.sources_of_claims.get(name), sources, numbers),
-                    parameters[name],
+                    self._parameters[name],
                 )
                 for name in self.candidates
             ],
